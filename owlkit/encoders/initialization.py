@@ -1,0 +1,89 @@
+"""Weights to start training from: as published, not as the libraries default to."""
+
+from typing import Any
+
+import torch
+from timm.layers import AttentionPool2d
+from torch import nn
+
+from owlkit.encoders.text import TextTower
+from owlkit.encoders.vision import VisionTower
+
+
+@torch.no_grad()
+def init_clip_vision(tower: VisionTower) -> None:
+    """Initialises an image tower as CLIP's [0].
+
+    Vision transformers: class token and positions ~ N(0, 1/D); blocks as
+    ``nn.MultiheadAttention`` and ``nn.Linear`` start (Xavier-uniform in-projection of the stacked
+    matrix, zero attention biases). CLIP's ResNets: attention pool ~ N(0, 1/C), the last norm of
+    each bottleneck at zero. Other backbones keep timm's own initialisation, which is the published
+    one for DINO and ConvNeXt.
+
+    - [0]: Learning Transferable Visual Models From Natural Language Supervision, 2021,
+      https://arxiv.org/abs/2103.00020
+    """
+    for module in tower.model.modules():
+        if isinstance(module, AttentionPool2d):
+            _init_attention_pool(module)
+    if tower.is_vit and getattr(tower.model, "norm_pre", None) is not None:
+        _init_vit(tower.model, tower.width)
+
+
+def _init_attention_pool(pool: Any) -> None:
+    for name in ("q", "k", "v", "proj"):
+        layer = getattr(pool, name)
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+
+def _init_vit(model: Any, width: int) -> None:
+    model.patch_embed.proj.reset_parameters()
+    for token in (model.cls_token, model.pos_embed):
+        if token is not None:
+            nn.init.normal_(token, std=width**-0.5)
+    for block in model.blocks:
+        block.attn.proj.reset_parameters()
+        nn.init.zeros_(block.attn.proj.bias)
+        if isinstance(getattr(block.attn, "qkv", None), nn.Linear):
+            nn.init.xavier_uniform_(block.attn.qkv.weight)
+            if block.attn.qkv.bias is not None:
+                nn.init.zeros_(block.attn.qkv.bias)
+        for layer in (block.mlp.fc1, block.mlp.fc2):
+            layer.reset_parameters()
+
+
+@torch.no_grad()
+def init_clip_text(tower: TextTower) -> None:
+    """Initialises a CLIP text tower as published [0].
+
+    With width w and L blocks: tokens N(0, 0.02), positions N(0, 0.01), query, key and value
+    N(0, w^-1/2), attention output and second MLP layer N(0, w^-1/2 (2L)^-1/2), first MLP layer
+    N(0, (2w)^-1/2), projection N(0, w^-1/2) (the second number is the standard deviation); all
+    biases zero. transformers' own default swaps the scales of the attention's in- and
+    out-projection.
+
+    - [0]: Learning Transferable Visual Models From Natural Language Supervision, 2021,
+      https://arxiv.org/abs/2103.00020
+    """
+    config = tower.model.config
+    width, depth = config.hidden_size, config.num_hidden_layers
+    inward, outward = width**-0.5, width**-0.5 * (2 * depth) ** -0.5
+    deviations = {
+        "token_embedding.weight": 0.02,
+        "position_embedding.weight": 0.01,
+        "q_proj.weight": inward,
+        "k_proj.weight": inward,
+        "v_proj.weight": inward,
+        "out_proj.weight": outward,
+        "fc1.weight": (2 * width) ** -0.5,
+        "fc2.weight": outward,
+    }
+    for name, parameter in tower.model.named_parameters():
+        for suffix, deviation in deviations.items():
+            if name.endswith(suffix):
+                nn.init.normal_(parameter, std=deviation)
+        if name.endswith(("_proj.bias", "fc1.bias", "fc2.bias")):
+            nn.init.zeros_(parameter)
+    if isinstance(tower.projection, nn.Linear):
+        nn.init.normal_(tower.projection.weight, std=width**-0.5)

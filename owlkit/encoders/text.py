@@ -1,0 +1,281 @@
+"""The text tower: any transformers text encoder, with a declared way to take the sentence vector.
+
+Shapes: Q texts, L tokens, D text width, E embedding width.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedModel,
+    SiglipTextModel,
+)
+
+from owlkit.errors import CheckpointError, ConfigError, TokenError
+
+Pool = Literal["argmax", "eos", "last", "cls", "mean"]
+POOLS: tuple[str, ...] = get_args(Pool)
+
+
+class TextTower(nn.Module):
+    """Turns token ids into one embedding per text.
+
+    Args:
+        model: A transformers text encoder; only its public ``forward`` is called.
+        pool: Where the sentence vector is taken:
+            ``argmax`` - at the largest token id, which is the end token in CLIP's vocabulary
+            (CLIP, OWL-ViT); ``eos`` - at the first end token; ``last`` - at the last position,
+            through the model's own head (SigLIP, whose texts must be padded to full length);
+            ``cls`` - at the first token; ``mean`` - mean over real tokens.
+        projection_width: E of a bias-free projection behind the pool; None for no projection.
+        eos_token_id: Id of the end token; required for ``eos``, checked for ``argmax`` if given.
+        pad_token_id: A row that starts with this id is padding, not a text.
+
+    Attributes:
+        width: E, width of the embeddings.
+
+    Raises:
+        ConfigError: If the pool is unknown or lacks what it needs.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        pool: Pool,
+        projection_width: int | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ConfigError(f"text pool must be one of {', '.join(POOLS)}; found {pool!r}")
+        if pool == "eos" and eos_token_id is None:
+            raise ConfigError("text pool 'eos' needs eos_token_id")
+        self.model: Any = model
+        self.pool = pool
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
+        hidden = int(self.model.config.hidden_size)
+        self.projection = (
+            nn.Linear(hidden, projection_width, bias=False) if projection_width else nn.Identity()
+        )
+        self.width = projection_width or int(getattr(self.model.config, "projection_size", hidden))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The constructor's arguments but the model, ready for JSON."""
+        projected = isinstance(self.projection, nn.Linear)
+        return {
+            "pool": self.pool,
+            "projection_width": self.width if projected else None,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens a text may have."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def needs_full_length(self) -> bool:
+        """Whether texts must be padded to the context length, because padding is attended to."""
+        return self.pool == "last"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encodes texts.
+
+        Args:
+            input_ids: Token ids, padded on the right, int64 [Q, L].
+            attention_mask: 1 for tokens, 0 for padding [Q, L]; None attends to everything.
+
+        Returns:
+            Embeddings [Q, E], projected but not normalised. Rows of padding (first token is the
+            padding id, or nothing is attended) hold finite numbers without meaning.
+
+        Raises:
+            TokenError: If the ids have the wrong shape, are too long, or a text has no end token
+                although the pool takes the vector there.
+        """
+        self._check_shape(input_ids)
+        padding = self._padding_rows(input_ids, attention_mask)
+        if attention_mask is not None:
+            # A row with nothing to attend to would make the softmax 0/0.
+            attention_mask = attention_mask.masked_fill(padding[:, None], 1)
+        if self.pool == "last":
+            attention_mask = None
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        pooled = self._take_vector(output, input_ids, attention_mask, padding)
+        embeddings: Tensor = self.projection(pooled)
+        return embeddings
+
+    def _check_shape(self, input_ids: Tensor) -> None:
+        if input_ids.ndim != 2:
+            raise TokenError(f"input_ids must be [Q, L], found {list(input_ids.shape)}")
+        length = input_ids.shape[1]
+        if length > self.context_length:
+            raise TokenError(f"texts have {length} tokens, the tower takes {self.context_length}")
+        if self.needs_full_length and length != self.context_length:
+            raise TokenError(
+                f"this tower reads its last position, so texts must be padded to "
+                f"{self.context_length} tokens; found {length}"
+            )
+
+    def _padding_rows(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        padding = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if self.pad_token_id is not None and self.pool in ("argmax", "eos"):
+            padding = input_ids[:, 0] == self.pad_token_id
+        if attention_mask is not None:
+            padding = padding | ~attention_mask.bool().any(dim=1)
+        return padding
+
+    def _take_vector(
+        self, output: Any, input_ids: Tensor, attention_mask: Tensor | None, padding: Tensor
+    ) -> Tensor:
+        if self.pool == "last":
+            pooled: Tensor = output.pooler_output
+            return pooled
+        hidden: Tensor = output.last_hidden_state  # [Q, L, D]
+        if self.pool == "cls":
+            return hidden[:, 0]
+        if self.pool == "mean":
+            if attention_mask is None:
+                return hidden.mean(dim=1)
+            weights = attention_mask[..., None].to(hidden.dtype)
+            return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        return hidden[rows, self._end_positions(input_ids, padding)]
+
+    def _end_positions(self, input_ids: Tensor, padding: Tensor) -> Tensor:
+        """Position of the end token of every row [Q]; 0 for padding rows."""
+        if self.pool == "eos":
+            at_end = input_ids == self.eos_token_id
+            positions = at_end.int().argmax(dim=1)
+            found = at_end.any(dim=1)
+        else:
+            largest, positions = input_ids.max(dim=1)
+            found = positions > 0
+            if self.eos_token_id is not None:
+                found = found & (largest == self.eos_token_id)
+            # `max` gives any of several equal positions; the first is wanted.
+            positions = (input_ids == largest[:, None]).int().argmax(dim=1)
+        if not torch.compiler.is_compiling():
+            self._check_found(found | padding)
+        return positions.masked_fill(padding, 0)
+
+    def _check_found(self, found: Tensor) -> None:
+        if not bool(found.all()):
+            row = int((~found).nonzero()[0])
+            raise TokenError(
+                f"text in row {row} has no end token (id {self.eos_token_id}): the sentence vector "
+                "would come from a wrong position; tokenise with special tokens and keep the last "
+                "one when truncating"
+            )
+
+
+def create_text_tower(
+    *,
+    width: int = 512,
+    depth: int = 12,
+    heads: int = 8,
+    vocab_size: int = 49408,
+    context_length: int = 16,
+    embed_width: int = 512,
+    activation: str = "quick_gelu",
+    pool: Pool = "argmax",
+) -> TextTower:
+    """An untrained CLIP text tower; the end token is the largest id, padding is 0.
+
+    Args:
+        width: Hidden width; a multiple of ``heads``.
+        depth: Number of blocks.
+        heads: Attention heads.
+        vocab_size: Number of token ids.
+        context_length: Most tokens per text.
+        embed_width: E, width of the projected embedding.
+        activation: ``quick_gelu``, ``gelu`` or ``gelu_pytorch_tanh``.
+        pool: Where the sentence vector is taken.
+    """
+    config = CLIPTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        max_position_embeddings=context_length,
+        hidden_act=activation,
+        pad_token_id=0,
+        bos_token_id=vocab_size - 2,
+        eos_token_id=vocab_size - 1,
+    )
+    return TextTower(
+        CLIPTextModel(config),
+        pool=pool,
+        projection_width=embed_width,
+        eos_token_id=vocab_size - 1,
+        pad_token_id=0,
+    )
+
+
+def build_text_model(config: Any) -> PreTrainedModel:
+    """The bare transformers text model of a configuration, untrained.
+
+    ``AutoModel`` has no entry for SigLIP's text tower, so CLIP's and SigLIP's are named.
+    """
+    if config.model_type == "clip_text_model":
+        return CLIPTextModel(config)
+    if config.model_type == "siglip_text_model":
+        return SiglipTextModel(config)
+    model: PreTrainedModel = AutoModel.from_config(config)
+    return model
+
+
+def load_text_model(folder: Path) -> PreTrainedModel:
+    """Loads a text model that transformers saved, in float32, every weight accounted for.
+
+    Raises:
+        CheckpointError: If the folder cannot be read or weights are missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model_class: Any = {
+            "clip_text_model": CLIPTextModel,
+            "siglip_text_model": SiglipTextModel,
+        }.get(config.model_type, AutoModel)
+        model, report = model_class.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: transformers cannot load the text tower: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise CheckpointError(f"{folder}: weights are missing: {', '.join(missing)}")
+    text_model: PreTrainedModel = model.eval()
+    return text_model
+
+
+def load_any_text_tower(
+    folder: Path, *, pool: Pool, projection_width: int | None = None
+) -> TextTower:
+    """A pretrained transformers encoder as text tower, for example a multilingual one.
+
+    Args:
+        folder: A folder with config.json and weights.
+        pool: ``cls`` or ``mean`` for encoders without an end token.
+        projection_width: E of a new, randomly initialised projection; None for none.
+    """
+    model: Any = load_text_model(folder)
+    return TextTower(
+        model,
+        pool=pool,
+        projection_width=projection_width,
+        eos_token_id=model.config.eos_token_id if pool in ("eos", "argmax") else None,
+        pad_token_id=model.config.pad_token_id,
+    )

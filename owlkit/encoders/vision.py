@@ -1,0 +1,249 @@
+"""The image tower: any timm backbone behind one contract.
+
+Shapes: B images, P patches, K kept patches, D tower width.
+"""
+
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.layers import DropPath, LayerNorm, SwiGLUPacked
+from timm.models import is_model_in_modules
+from torch import Tensor, nn
+
+from owlkit.encoders import vit
+from owlkit.encoders.feature_map import encode_feature_map
+from owlkit.encoders.positions import PositionMode, check_position_mode, resample_positions
+from owlkit.errors import ConfigError, InputSizeError, TokenError
+from owlkit.structures import PatchFeatures
+
+Override = int | float | bool | str
+
+_VIT_MODULES = ("vision_transformer", "deit", "eva")
+_WINDOWED_MODULES = ("swin_transformer",)
+
+
+class VisionTower(nn.Module):
+    """Turns images into patch tokens, a pooled vector and the grid they lie on.
+
+    Vision transformers (CLIP, SigLIP, DINO, DINOv2 with or without registers, DINOv3, plain) run
+    block by block, so patches can be dropped or masked and attention watched. ResNet (also CLIP's),
+    Swin and ConvNeXt give the cells of their last feature map.
+
+    Args:
+        name: timm architecture, for example ``vit_base_patch16_clip_quickgelu_224``.
+        image_size: Height and width the position table is made for, in pixels; None takes the
+            architecture's own. Other sizes work in ``forward`` too.
+        positions: How learned positions reach another grid; see
+            :func:`~owlkit.encoders.positions.resample_positions`.
+        drop_path: Stochastic depth rate of the last block, rising linearly from 0, in [0, 1).
+        rescale_dropped: Divide kept branches by their probability of being kept, as is usual; False
+            is what OWL-ViT was trained with.
+        mask_token: Own a learned token that can replace masked patches.
+        overrides: Keyword arguments for the timm constructor, such as ``embed_dim`` or ``depth``;
+            ``norm_eps`` (float) and ``mlp="swiglu"`` are understood for vision transformers.
+
+    Attributes:
+        width: D, width of the patch tokens.
+        pooled_width: Width of the pooled vector.
+        image_size: Height and width of the native input, in pixels.
+        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
+
+    Raises:
+        ConfigError: If timm does not know the architecture or one of the overrides.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        positions: PositionMode = "bicubic",
+        drop_path: float = 0.0,
+        rescale_dropped: bool = True,
+        mask_token: bool = False,
+        overrides: dict[str, Override] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.positions = check_position_mode(positions)
+        self.drop_path = drop_path
+        self.rescale_dropped = rescale_dropped
+        self.overrides = dict(overrides or {})
+        self.image_size = _to_pair(image_size or _default_image_size(name))
+        self.gradient_checkpointing = False
+        self.is_vit = is_model_in_modules(name, _VIT_MODULES)
+        self.model: Any = _create_timm(name, self.image_size, drop_path, self.overrides)
+        for module in self.model.modules():
+            if isinstance(module, DropPath):
+                module.scale_by_keep = rescale_dropped
+        self.width = int(self.model.num_features)
+        self.pooled_width = int(getattr(self.model, "head_hidden_size", self.width))
+        self.mask_token = nn.Parameter(torch.zeros(self.width)) if mask_token else None
+        if mask_token and not self.is_vit:
+            raise ConfigError(f"mask_token: {name} is no vision transformer and cannot mask patches")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON: ``VisionTower(**spec)`` rebuilds the tower."""
+        return {
+            "name": self.name,
+            "image_size": list(self.image_size),
+            "positions": self.positions,
+            "drop_path": self.drop_path,
+            "rescale_dropped": self.rescale_dropped,
+            "mask_token": self.mask_token is not None,
+            "overrides": self.overrides,
+        }
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, or of a feature map's cell, in pixels."""
+        if self.is_vit:
+            return int(self.model.patch_embed.patch_size[0])
+        return int(self.model.feature_info[-1]["reduction"])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patch grid (height, width) at the native input size."""
+        height, width = self.image_size
+        return -(-height // self.patch_size), -(-width // self.patch_size)
+
+    def forward(
+        self, pixel_values: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None
+    ) -> PatchFeatures:
+        """Encodes a batch of images of one size.
+
+        Args:
+            pixel_values: Normalised images [B, 3, H, W].
+            keep: Indices of the patches to keep, int64 [B, K]; the others never enter the blocks.
+            mask: True where a patch is replaced by the mask token, bool [B, P].
+
+        Returns:
+            Tokens [B, P, D] (or [B, K, D]), the pooled vector and the full grid.
+
+        Raises:
+            InputSizeError: If the backbone cannot take images of this size.
+            TokenError: If patches are to be dropped or masked and the tower cannot do so.
+        """
+        self._check_size(pixel_values)
+        self._check_token_selection(keep, mask)
+        if not self.is_vit:
+            return encode_feature_map(self.model, pixel_values)
+        embedded = vit.embed_patches(
+            self.model,
+            pixel_values,
+            positions=self.positions,
+            keep=keep,
+            mask=mask,
+            mask_token=self.mask_token,
+        )
+        checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        tokens = vit.run_blocks(self.model, embedded, checkpointing=checkpointing)
+        return vit.to_features(self.model, tokens, embedded.grid)
+
+    def attention_maps(self, pixel_values: Tensor) -> Tensor:
+        """Where the pooled vector looks: attention of the last block, one map per head.
+
+        Args:
+            pixel_values: Normalised images [B, 3, H, W].
+
+        Returns:
+            Attention of the class token (or of SigLIP's attention pool) to the patches
+            [B, heads, h, w], in [0, 1].
+
+        Raises:
+            TokenError: If the backbone is no vision transformer.
+        """
+        if not self.is_vit:
+            raise TokenError(f"attention maps need a vision transformer; found {self.name}")
+        self._check_size(pixel_values)
+        embedded = vit.embed_patches(self.model, pixel_values, positions=self.positions)
+        attention = vit.last_attention(self.model, embedded)
+        return attention.unflatten(-1, embedded.grid)
+
+    @torch.no_grad()
+    def set_image_size(
+        self, image_size: int | tuple[int, int], *, mode: PositionMode | None = None
+    ) -> None:
+        """Makes another input size the native one; learned positions are resampled for good.
+
+        Args:
+            image_size: New height and width in pixels.
+            mode: Resampling rule; None takes the tower's own.
+
+        Raises:
+            InputSizeError: If the size does not fit the patch size.
+        """
+        new_size = _to_pair(image_size)
+        self._check_multiple(new_size)
+        if self.is_vit and getattr(self.model, "pos_embed", None) is not None:
+            model = self.model
+            rows = 0 if model.no_embed_class else model.num_prefix_tokens
+            new_grid = (new_size[0] // self.patch_size, new_size[1] // self.patch_size)
+            patches = resample_positions(
+                model.pos_embed[:, rows:], self.grid, new_grid, mode=mode or self.positions
+            )
+            model.pos_embed = nn.Parameter(torch.cat([model.pos_embed[:, :rows], patches], dim=1))
+        if self.is_vit:
+            self.model.patch_embed.set_input_size(img_size=new_size)
+        self.image_size = new_size
+
+    def _check_size(self, pixel_values: Tensor) -> None:
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise InputSizeError(
+                f"pixel_values must be [B, 3, H, W], found {list(pixel_values.shape)}"
+            )
+        self._check_multiple((pixel_values.shape[2], pixel_values.shape[3]))
+
+    def _check_multiple(self, size: tuple[int, int]) -> None:
+        embed = getattr(self.model, "patch_embed", None)
+        if embed is None:
+            return
+        patch_height, patch_width = embed.patch_size
+        if size[0] % patch_height or size[1] % patch_width or min(size) == 0:
+            raise InputSizeError(
+                f"{self.name} takes images whose sides are multiples of "
+                f"{patch_height}x{patch_width} pixels (height x width), found {size[0]}x{size[1]}"
+            )
+
+    def _check_token_selection(self, keep: Tensor | None, mask: Tensor | None) -> None:
+        if (keep is not None or mask is not None) and not self.is_vit:
+            raise TokenError(f"{self.name} has no patch tokens that can be dropped or masked")
+        if mask is not None and self.mask_token is None:
+            raise TokenError("masking patches needs a tower made with mask_token=True")
+
+
+def _to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _default_image_size(name: str) -> int:
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        config = None
+    return int(config.input_size[-1]) if config is not None else 224
+
+
+def _create_timm(
+    name: str, image_size: tuple[int, int], drop_path: float, overrides: dict[str, Override]
+) -> Any:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        raise ConfigError(f"timm does not know the architecture {name!r}; near: {', '.join(near)}")
+    arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, **overrides}
+    if is_model_in_modules(name, _VIT_MODULES):
+        arguments |= {"img_size": image_size, "dynamic_img_size": True}
+        if "norm_eps" in arguments:
+            arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
+        if arguments.pop("mlp", None) == "swiglu":
+            arguments["mlp_layer"] = SwiGLUPacked
+    elif is_model_in_modules(name, _WINDOWED_MODULES):
+        # Windows are cut for each input, so that one model takes every size.
+        arguments |= {"img_size": image_size, "strict_img_size": False}
+    try:
+        return timm.create_model(name, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"timm cannot build {name} with {overrides}: {error}") from error

@@ -1,0 +1,189 @@
+"""owlkit's model folder: ``owlkit.json``, weights, text tower, tokenizer, model card.
+
+```
+owlkit.json         format version, kind, architecture, preprocessing
+model.safetensors   all weights but the text encoder's
+text/               the text encoder, as transformers saves it
+tokenizer/          the tokenizer, as transformers saves it
+README.md           model card
+```
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from owlkit import __version__
+from owlkit.encoders.hub import read_json, read_weights
+from owlkit.encoders.text import TextTower
+from owlkit.encoders.tokenizer import Tokenizer
+from owlkit.errors import CheckpointError
+from owlkit.geometry import Preprocessing
+
+MANIFEST = "owlkit.json"
+FORMAT_VERSION = 1
+_TEXT_PREFIX = "text.model."
+
+
+class Savable(Protocol):
+    """What a model must show to be saved: its towers' parts and how to rebuild it."""
+
+    text: TextTower
+    preprocessing: Preprocessing
+    tokenizer: Tokenizer | None
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What rebuilds the model, ready for JSON."""
+
+
+def save_folder(folder: str | Path, *, kind: str, model: Savable) -> None:
+    """Writes a model folder, complete or not at all.
+
+    Args:
+        folder: A path that is free, an empty folder, or an owlkit model to replace.
+        kind: ``detector`` or ``dual_encoder``.
+        model: The model, an ``nn.Module`` with towers, preprocessing and architecture.
+
+    Raises:
+        CheckpointError: If the folder holds something else.
+    """
+    with replaced_folder(Path(folder), marker=MANIFEST) as new:
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "owlkit_version": __version__,
+            "kind": kind,
+            "architecture": model.architecture,
+            "preprocessing": model.preprocessing.to_dict(),
+        }
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        save_file(own_weights(model), new / "model.safetensors", metadata={"format": "pt"})
+        model.text.model.save_pretrained(new / "text")
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(new / "tokenizer")
+        (new / "README.md").write_text(_model_card(kind, manifest), encoding="utf-8")
+
+
+def own_weights(model: Any) -> dict[str, Tensor]:
+    """The weights that go into model.safetensors: everything but the text encoder."""
+    module: nn.Module = model
+    return {
+        key: value.contiguous()
+        for key, value in module.state_dict().items()
+        if not key.startswith(_TEXT_PREFIX)
+    }
+
+
+def read_manifest(folder: Path, *, kind: str) -> dict[str, Any]:
+    """Reads and checks ``owlkit.json``.
+
+    Raises:
+        CheckpointError: If it is damaged, of a newer format, or of another kind of model.
+    """
+    manifest = read_json(folder / MANIFEST)
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: format_version: expected 1 to {FORMAT_VERSION}, found "
+            f"{version!r}; a newer owlkit may have written it"
+        )
+    if manifest.get("kind") != kind:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: kind: expected {kind!r}, found {manifest.get('kind')!r}"
+        )
+    missing = [key for key in ("architecture", "preprocessing") if key not in manifest]
+    if missing:
+        raise CheckpointError(f"{folder / MANIFEST}: missing: {', '.join(missing)}")
+    return manifest
+
+
+def read_own_weights(folder: Path, text: TextTower) -> dict[str, Tensor]:
+    """All weights of a folder, the already loaded text encoder's included, by module key."""
+    state = read_weights(folder)
+    text_state = text.model.state_dict()
+    return state | {f"{_TEXT_PREFIX}{key}": value for key, value in text_state.items()}
+
+
+@contextmanager
+def replaced_folder(folder: Path, *, marker: str) -> Iterator[Path]:
+    """Gives a new folder beside ``folder`` and puts it in its place when all went well.
+
+    Args:
+        folder: The place; free, empty, or holding a file named ``marker``.
+        marker: Name of the file that shows that the old folder may be replaced.
+
+    Raises:
+        CheckpointError: If the place holds anything else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: expected a folder, found a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+        raise CheckpointError(
+            f"{folder}: holds files but no {marker}; choose a new folder, nothing was written"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new = work / "new"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            os.replace(folder, work / "old")
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def push_folder(save: Callable[[str | Path], None], repo_id: str, *, private: bool) -> str:
+    """Saves to a temporary folder and uploads it in one commit.
+
+    Args:
+        save: Writes a model folder.
+        repo_id: ``owner/name``; created if it does not exist.
+        private: Whether a new repository is private.
+
+    Returns:
+        Address of the commit.
+    """
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        save(folder)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder)
+    return str(commit.commit_url)
+
+
+def _model_card(kind: str, manifest: dict[str, Any]) -> str:
+    architecture, preprocessing = manifest["architecture"], manifest["preprocessing"]
+    loader = "OwlDetector" if kind == "detector" else "DualEncoder"
+    use = (
+        'predictor = owlkit.Predictor.from_pretrained("this/folder")\n'
+        'detections = predictor.detect("photo.jpg", ["cat", "remote control"])'
+        if kind == "detector"
+        else 'model = owlkit.DualEncoder.from_pretrained("this/folder")'
+    )
+    return f"""---
+library_name: owlkit
+pipeline_tag: {"zero-shot-object-detection" if kind == "detector" else "zero-shot-image-classification"}
+---
+# {loader} on {architecture["vision"]["name"]}
+
+An owlkit model. Input {preprocessing["size"][0]}x{preprocessing["size"][1]} pixels,
+{preprocessing["fit"]} fit; the preprocessing is stored with the weights.
+
+```python
+import owlkit
+
+{use}
+```
+"""

@@ -1,0 +1,35 @@
+"""From strings to embeddings: tokenise, encode each distinct string once, put back in order."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from owlkit.encoders.text import TextTower
+from owlkit.encoders.tokenizer import Tokenizer
+
+
+def encode_strings(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    tower: TextTower,
+    encode: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Encodes strings with as few and as short token rows as possible.
+
+    Args:
+        texts: Q strings, repeats allowed.
+        tokenizer: Its rows are trimmed to the longest text where the tower allows it.
+        tower: Decides about trimming and says where ids must live.
+        encode: Takes ids and mask [U, L] and returns [U, E].
+
+    Returns:
+        Embeddings in the order of ``texts`` [Q, E].
+    """
+    distinct = list(dict.fromkeys(texts))
+    input_ids, attention_mask = tokenizer(distinct, pad_to_full=tower.needs_full_length)
+    device = next(tower.parameters()).device
+    embeddings = encode(input_ids.to(device), attention_mask.to(device))
+    row = {text: index for index, text in enumerate(distinct)}
+    order = torch.tensor([row[text] for text in texts], dtype=torch.int64, device=device)
+    return embeddings[order]

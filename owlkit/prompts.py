@@ -1,0 +1,191 @@
+"""Prompt templates around a name, and the canonical spelling of both. Needs no torch.
+
+A detector finds more when the embedding of a name is the mean over several sentences that contain
+it. OWL-ViT [0] trains with the bare name and the 80 sentences that CLIP [1] uses for ImageNet, and
+tests with 7 of them.
+
+- [0]: Simple Open-Vocabulary Object Detection, 2022, https://arxiv.org/abs/2205.06230
+- [1]: Learning Transferable Visual Models From Natural Language Supervision, 2021,
+  https://arxiv.org/abs/2103.00020; lists as published at https://github.com/openai/CLIP
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+
+from owlkit.errors import QueryError
+
+SLOT = "{}"
+
+_CLIP_IMAGENET = (
+    "a bad photo of a {}.",
+    "a photo of many {}.",
+    "a sculpture of a {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of the {}.",
+    "a rendering of a {}.",
+    "graffiti of a {}.",
+    "a bad photo of the {}.",
+    "a cropped photo of the {}.",
+    "a tattoo of a {}.",
+    "the embroidered {}.",
+    "a photo of a hard to see {}.",
+    "a bright photo of a {}.",
+    "a photo of a clean {}.",
+    "a photo of a dirty {}.",
+    "a dark photo of the {}.",
+    "a drawing of a {}.",
+    "a photo of my {}.",
+    "the plastic {}.",
+    "a photo of the cool {}.",
+    "a close-up photo of a {}.",
+    "a black and white photo of the {}.",
+    "a painting of the {}.",
+    "a painting of a {}.",
+    "a pixelated photo of the {}.",
+    "a sculpture of the {}.",
+    "a bright photo of the {}.",
+    "a cropped photo of a {}.",
+    "a plastic {}.",
+    "a photo of the dirty {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a blurry photo of the {}.",
+    "a photo of the {}.",
+    "a good photo of the {}.",
+    "a rendering of the {}.",
+    "a {} in a video game.",
+    "a photo of one {}.",
+    "a doodle of a {}.",
+    "a close-up photo of the {}.",
+    "a photo of a {}.",
+    "the origami {}.",
+    "the {} in a video game.",
+    "a sketch of a {}.",
+    "a doodle of the {}.",
+    "a origami {}.",
+    "a low resolution photo of a {}.",
+    "the toy {}.",
+    "a rendition of the {}.",
+    "a photo of the clean {}.",
+    "a photo of a large {}.",
+    "a rendition of a {}.",
+    "a photo of a nice {}.",
+    "a photo of a weird {}.",
+    "a blurry photo of a {}.",
+    "a cartoon {}.",
+    "art of a {}.",
+    "a sketch of the {}.",
+    "a embroidered {}.",
+    "a pixelated photo of a {}.",
+    "itap of the {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a good photo of a {}.",
+    "a plushie {}.",
+    "a photo of the nice {}.",
+    "a photo of the small {}.",
+    "a photo of the weird {}.",
+    "the cartoon {}.",
+    "art of the {}.",
+    "a drawing of the {}.",
+    "a photo of the large {}.",
+    "a black and white photo of a {}.",
+    "the plushie {}.",
+    "a dark photo of a {}.",
+    "itap of a {}.",
+    "graffiti of the {}.",
+    "a toy {}.",
+    "itap of my {}.",
+    "a photo of a cool {}.",
+    "a photo of a small {}.",
+    "a tattoo of the {}.",
+)
+
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "none": (SLOT,),
+    "ensemble7": (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ),
+    "ensemble81": (SLOT, *_CLIP_IMAGENET),
+}
+"""Named lists: `none` the bare name, `ensemble7` for testing, `ensemble81` for training."""
+
+
+def canonicalize(text: str) -> str:
+    """Returns the spelling in which OWL-ViT was trained: lower case, no punctuation.
+
+    Keeps a-z, 0-9, single hyphens, single spaces, and a `#` in front, which marks a label that
+    takes no template; everything else becomes a space. Text without any Latin letter or digit
+    becomes empty, so this is not for models of other languages. Applying it twice changes nothing.
+
+    >>> canonicalize("tennis_racket_(big)")
+    'tennis racket big'
+
+    Source: OWL-ViT, scenic/projects/owl_vit/preprocessing, 2022,
+    https://github.com/google-research/scenic
+    """
+    text = re.sub(r"[^a-z0-9\-#]+", " ", text.lower()).strip()
+    # Only now, when what stands in front is known, can the other markers go.
+    text = text[:1] + text[1:].replace("#", "")
+    text = re.sub(r"-+", "-", text)
+    return re.sub(r" +", " ", text).strip()
+
+
+def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the templates meant by a name of `TEMPLATES`, by a list of them, or by None (`none`).
+
+    Raises:
+        QueryError: The name is not known, the list is empty, or one of its entries is not text
+            with exactly one "{}".
+    """
+    if templates is None:
+        return TEMPLATES["none"]
+    if isinstance(templates, str):
+        return _named(templates)
+    templates = tuple(templates)
+    if not templates:
+        raise QueryError("expected at least one template, found an empty list")
+    for row, template in enumerate(templates):
+        if not isinstance(template, str) or template.count(SLOT) != 1:
+            raise QueryError(
+                f"template {row}: expected text with exactly one {SLOT!r}, found {template!r}"
+            )
+    return templates
+
+
+def fill(template: str, name: str, *, canonical: bool = False) -> str:
+    """Returns the template with the name in its slot; braces in the name stay as they are.
+
+    Args:
+        template: Text with exactly one "{}".
+        name: What to look for.
+        canonical: Canonicalise the filled prompt, as OWL-ViT does in training and testing.
+
+    Raises:
+        QueryError: The template has not exactly one slot, or nothing of the name is left after
+            canonicalisation, so that the prompt would ask for anything at all.
+    """
+    if template.count(SLOT) != 1:
+        raise QueryError(f"expected a template with exactly one {SLOT!r}, found {template!r}")
+    prompt = template.replace(SLOT, name)
+    if not canonical:
+        return prompt
+    if not canonicalize(name).strip("#- "):
+        raise QueryError(f"no letter a-z or digit is left of {name!r} after canonicalisation")
+    return canonicalize(prompt)
+
+
+def _named(name: str) -> tuple[str, ...]:
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if SLOT in name:
+        hint = f"pass a list to use it as a template: [{name!r}]"
+    else:
+        near = difflib.get_close_matches(name, TEMPLATES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TEMPLATES)}"
+    raise QueryError(f"no templates are named {name!r}; {hint}")

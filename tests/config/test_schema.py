@@ -1,0 +1,153 @@
+"""The schema: every key documented and bounded, defaults those of the published models."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from owlkit.config import (
+    DetectorConfig,
+    HeadsSection,
+    ModelSection,
+    PreprocessingSection,
+    Section,
+    TextSection,
+    VisionSection,
+    describe_fields,
+)
+from owlkit.config.fields import section_at, walk_fields
+
+
+def _sections(section: type[BaseModel]) -> list[type[BaseModel]]:
+    below = [section_at(section, (name,)) for name in section.model_fields]
+    return [section] + [each for child in below if child for each in _sections(child)]
+
+
+SECTIONS = _sections(DetectorConfig)
+
+
+def test_the_walk_finds_all_sections() -> None:
+    expected = {
+        DetectorConfig,
+        ModelSection,
+        VisionSection,
+        TextSection,
+        HeadsSection,
+        PreprocessingSection,
+    }
+    assert set(SECTIONS) == expected
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_field_says_what_it_is(section: type[BaseModel]) -> None:
+    undocumented = [name for name, field in section.model_fields.items() if not field.description]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_section_is_strict_closed_and_frozen(section: type[BaseModel]) -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        section.model_validate({"no_such_key": 1})
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(section(), next(iter(section.model_fields)), None)
+    assert issubclass(section, Section)
+
+
+def test_two_configs_do_not_share_a_mutable_default() -> None:
+    first, second = DetectorConfig(), DetectorConfig()
+    first.model.vision.overrides["depth"] = 2
+    assert second.model.vision.overrides == {}
+    assert VisionSection().overrides == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        pytest.param(VisionSection, {"image_size": 0}, id="an image has a size"),
+        pytest.param(VisionSection, {"image_size": "768"}, id="text is not a number"),
+        pytest.param(VisionSection, {"image_size": 768.0}, id="a size is whole"),
+        pytest.param(VisionSection, {"drop_path": 1.0}, id="some blocks must remain"),
+        pytest.param(VisionSection, {"drop_path": -0.1}, id="rates are not negative"),
+        pytest.param(VisionSection, {"drop_path": float("nan")}, id="nan is no rate"),
+        pytest.param(VisionSection, {"positions": "bilinear"}, id="not one of the choices"),
+        pytest.param(VisionSection, {"gradient_checkpointing": 1}, id="1 is not true"),
+        pytest.param(VisionSection, {"overrides": {"depth": [2]}}, id="overrides are scalars"),
+        pytest.param(TextSection, {"depth": True}, id="true is not 1"),
+        pytest.param(TextSection, {"heads": 0}, id="no attention head"),
+        pytest.param(TextSection, {"width": 100, "heads": 8}, id="heads divide the width"),
+        pytest.param(TextSection, {"context_length": 1}, id="start and end need two places"),
+        pytest.param(TextSection, {"weights": "x", "width": 64}, id="weights decide the width"),
+        pytest.param(HeadsSection, {"prior_prob": 0.0}, id="its logit is minus infinity"),
+        pytest.param(HeadsSection, {"prior_prob": 1.0}, id="its logit is infinity"),
+        pytest.param(PreprocessingSection, {"pad_value": 127}, id="pixels are in [0, 1]"),
+        pytest.param(PreprocessingSection, {"std": [0.2, 0.0, 0.2]}, id="division by zero"),
+        pytest.param(PreprocessingSection, {"mean": [0.5, 0.5]}, id="two channels"),
+        pytest.param(PreprocessingSection, {"mean": ["0.5"] * 3}, id="text among the means"),
+        pytest.param(DetectorConfig, {"seed": -1}, id="seeds are not negative"),
+    ],
+)
+def test_values_out_of_range_are_refused(section: type[Section], values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        section.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        pytest.param(VisionSection, {"drop_path": 0}, id="a whole number is a number"),
+        pytest.param(PreprocessingSection, {"mean": [0, 0, 0], "std": [1, 1, 1]}, id="lists"),
+        pytest.param(PreprocessingSection, {"pad_value": 1.0}, id="white"),
+        pytest.param(TextSection, {"pool": None}, id="the text model chooses"),
+        pytest.param(TextSection, {"weights": "x", "context_length": 32}, id="a shorter context"),
+        pytest.param(
+            ModelSection,
+            {"init_from": "x", "vision": {"image_size": 960}, "heads": {"objectness": True}},
+            id="what a start does not decide",
+        ),
+    ],
+)
+def test_sensible_values_are_taken(section: type[Section], values: dict[str, Any]) -> None:
+    config = section.model_validate(values)
+    assert config.model_dump(include=set(values), exclude_unset=True, mode="json") == values
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"vision": {"name": "vit_tiny_patch16_224"}}, "vision.name"),
+        ({"vision": {"weights": "hub"}}, "vision.weights"),
+        ({"vision": {"overrides": {"depth": 2}}}, "vision.overrides"),
+        ({"text": {"depth": 2}}, "text.depth"),
+        ({"text": {"weights": "folder"}}, "text.weights"),
+    ],
+)
+def test_a_key_that_init_from_would_ignore_is_refused(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key} cannot be set as well: init_from decides"):
+        ModelSection.model_validate({"init_from": "folder", **values})
+    ModelSection.model_validate(values)
+
+
+def test_the_table_has_every_key_with_its_default_type_and_limits() -> None:
+    table = describe_fields(DetectorConfig)
+    keys = [line.split()[0] for line in table.splitlines() if not line.startswith(" ")]
+    assert keys == [key for key, _ in walk_fields(DetectorConfig)]
+    assert "model.vision.drop_path" in keys
+    assert max(len(line) for line in table.splitlines()) <= 100
+
+    lines = table.splitlines()
+    row = next(i for i, line in enumerate(lines) if line.startswith("model.vision.drop_path "))
+    assert lines[row].split() == ["model.vision.drop_path", "0.0"]
+    assert lines[row + 1].startswith("    number, >= 0, < 1. Largest stochastic-depth rate")
+    assert "    scenic | hf. Where the original" in table
+    assert "    text | null. Hub id" in table
+    assert "    true | false. Add OWLv2's" in table
+    assert "    [number, number, number]. Divides" in table
+    assert "    {text: integer | number | true | false | text}. Keyword" in table
+
+
+def test_the_table_marks_what_must_be_given() -> None:
+    class Root(Section):
+        path: str
+        """Where."""
+
+    assert describe_fields(Root) == "path  required\n    text. Where.\n"
