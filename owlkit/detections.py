@@ -85,7 +85,7 @@ class Detections:
         for expected, values, bad in faults:
             if bad.any():
                 row = int(bad.argmax())
-                raise DetectionsError(f"expected {expected}, found {values[row]} at row {row}")
+                raise DetectionsError(f"expected {expected}, found {values[row]!s} at row {row}")
         for row, name in enumerate(self.names):
             if not isinstance(name, str):
                 raise DetectionsError(f"expected names to be strings, found {name!r} at row {row}")

@@ -129,7 +129,7 @@ def _rgb_array(array: NDArray[Any], name: str, max_pixels: int) -> NDArray[np.ui
         hint = " (floats in [0, 1] need * 255 first)" if array.dtype.kind == "f" else ""
         raise ImageError(f"{name}: expected {expected}; found dtype {array.dtype}{hint}")
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
-        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] > 4
         hint = "; channels must come last" if first else ""
         raise ImageError(f"{name}: expected {expected}; found shape {list(array.shape)}{hint}")
     _check_size(array.shape[1], array.shape[0], name, max_pixels)

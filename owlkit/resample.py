@@ -148,10 +148,17 @@ def _resize_with_pillow(
     """Like :func:`_resize_with_bands`, for Pillow's bicubic filter."""
     if rows.canvas != rows.source or columns.canvas != columns.source:
         raise ValueError("bicubic resizing cannot pad before it resizes")
-    (top, bottom, height), (left, right, width) = (_kept(axis) for axis in (rows, columns))
-    resized = Image.fromarray(image).resize(
-        (width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom)
+    (row_part, height, top, bottom), (column_part, width, left, right) = map(
+        _kept_part, (rows, columns)
     )
+    resized = Image.fromarray(image[row_part, column_part])
+    # Each pass rounds to uint8, so their order shows. Pillow went horizontally first until
+    # version 13 changed it to this; one call per pass gives the same pixels with every version.
+    rows_first = rows.source - rows.target > max(0, 2 * (columns.source - columns.target))
+    for vertical in (rows_first, not rows_first):
+        size = (resized.width, height) if vertical else (width, resized.height)
+        box = (0.0, top, resized.width, bottom) if vertical else (left, 0.0, right, resized.height)
+        resized = resized.resize(size, Image.Resampling.BICUBIC, box=box)
     pixels = np.zeros((image.shape[2], rows.length, columns.length), np.float32)
     pixels[:, :height, :width] = np.asarray(resized).transpose(2, 0, 1)
     row_cover = (np.arange(rows.length) < height).astype(np.float32)
@@ -159,11 +166,18 @@ def _resize_with_pillow(
     return pixels, (row_cover, column_cover)
 
 
-def _kept(axis: Axis) -> tuple[float, float, int]:
-    """Returns the kept part of the image, first and last edge in its pixels, and its new size."""
+def _kept_part(axis: Axis) -> tuple[slice, int, float, float]:
+    """Returns what of the image the kept output pixels show.
+
+    Returns:
+        The image pixels that the filter reads, as a slice; the number of output pixels that show
+        them; and the first and the last edge of what is shown, in pixels of that slice.
+    """
     stop = min(axis.start + axis.length, axis.target)
     first, last = (edge * axis.source / axis.target for edge in (axis.start, stop))
-    return first, last, stop - axis.start
+    reach = 2 * max(1.0, axis.source / axis.target) + 1
+    low, high = max(0, int(first - reach)), min(axis.source, int(last + reach) + 1)
+    return slice(low, high), stop - axis.start, first - low, last - low
 
 
 def _resize_with_bands(

@@ -5,7 +5,8 @@ a field is its documentation, shown by `owlkit.config.describe_fields`.
 
 A section refuses keys that it does not know and values of the wrong type (`"3"` is not a number,
 `true` is not 1), and cannot be changed once it is made. Where one key decides the value of another
-(`init_from`, `text.weights`), setting both is a fault: the second would be ignored in silence.
+(`init_from`, `vision.weights`, `text.weights`), setting both is a fault: the second would be
+ignored in silence.
 """
 
 from collections.abc import Iterable
@@ -39,7 +40,8 @@ class VisionSection(Section):
     """Model name as timm knows it."""
 
     weights: str = Field(default="random", min_length=1)
-    """Where the weights come from: `random`, `hub` (timm's published ones) or a folder."""
+    """Where the weights come from: `random`, `hub` (timm's published ones) or a folder, which then
+    decides the model as well."""
 
     image_size: int = Field(default=768, ge=1)
     """Side of the square input in pixels; a multiple of the patch size."""
@@ -62,6 +64,14 @@ class VisionSection(Section):
 
     overrides: dict[str, int | float | bool | str] = Field(default_factory=dict)
     """Keyword arguments for the timm constructor, for example embed_dim, depth, num_heads."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.weights == "hub":
+            _refuse_changed(self, ("init",), decided_by="weights")
+        elif self.weights != "random":
+            _refuse_changed(self, ("name", "init", "overrides"), decided_by="weights")
+        return self
 
 
 class TextSection(Section):
@@ -98,8 +108,8 @@ class TextSection(Section):
 
     pool: Literal["argmax", "eos", "last", "cls", "mean"] | None = "argmax"
     """Which token becomes the sentence vector: `argmax` the largest id (CLIP, OWL-ViT), `eos` the
-    first end token, `last` the last position, `cls` the first, `mean` of the real ones; null
-    leaves the choice to the text model."""
+    first end token, `last` the last position of a fully padded row (SigLIP), `cls` the first,
+    `mean` of the real ones; null takes what belongs to `weights`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -108,6 +118,8 @@ class TextSection(Section):
         if self.weights is not None:
             decided = ("width", "depth", "heads", "vocab_size", "activation")
             _refuse_changed(self, decided, decided_by="weights")
+        elif self.pool is None:
+            raise ValueError("pool is null, but there are no weights to take it from")
         return self
 
 
@@ -180,7 +192,8 @@ class ModelSection(Section):
         if self.init_from is not None:
             vision = ("name", "weights", "init", "overrides")
             _refuse_changed(self.vision, vision, decided_by="init_from", section="vision.")
-            text = ("width", "depth", "heads", "vocab_size", "embed_width", "activation", "weights")
+            sizes = ("width", "depth", "heads", "vocab_size", "embed_width")
+            text = (*sizes, "activation", "weights", "pool")
             _refuse_changed(self.text, text, decided_by="init_from", section="text.")
         return self
 

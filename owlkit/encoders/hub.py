@@ -87,7 +87,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return load_file(single)
         if index.is_file():
             shards = sorted(set(read_json(index)["weight_map"].values()))
-            return {key: value for shard in shards for key, value in load_file(folder / shard).items()}
+            return {
+                key: value for shard in shards for key, value in load_file(folder / shard).items()
+            }
         if pickled.is_file():
             state: dict[str, Tensor] = torch.load(pickled, map_location="cpu", weights_only=True)
             return state

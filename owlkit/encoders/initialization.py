@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from timm.layers import AttentionPool2d
+from timm.layers.attention_pool2d import AttentionPool2d
 from torch import nn
 
 from owlkit.encoders.text import TextTower

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from owlkit.errors import InputSizeError
 
-PositionMode = Literal[
-    "bicubic", "bicubic_offset", "bicubic_antialias", "bilinear_aligned", "crop"
-]
+PositionMode = Literal["bicubic", "bicubic_offset", "bicubic_antialias", "bilinear_aligned", "crop"]
 POSITION_MODES: tuple[str, ...] = get_args(PositionMode)
 
 
@@ -28,8 +26,8 @@ def resample_positions(
         - ``bicubic_offset``: by the scale factor (new + 0.1) / old, which also shifts the sampling
           points. DINO [0] and DINOv2 [1] without registers, in their original code.
         - ``bicubic_antialias``: exact size with antialias. DINOv2 with registers [2].
-        - ``bilinear_aligned``: linear with aligned corners. Scenic, when an OWL-ViT starts from CLIP
-          weights of another size [3].
+        - ``bilinear_aligned``: linear with aligned corners. Scenic, when an OWL-ViT starts from
+          CLIP weights of another size [3].
         - ``crop``: the top-left part of the table, for smaller grids only. Scenic, when OWLv2 runs
           below its training size [3]: its training images were padded at the bottom and right.
 

@@ -17,6 +17,8 @@ from transformers import (
     SiglipTextModel,
 )
 
+from owlkit.encoders.hub import load_exactly, resolve_folder
+from owlkit.encoders.quiet import without_progress_bars
 from owlkit.errors import CheckpointError, ConfigError, TokenError
 
 Pool = Literal["argmax", "eos", "last", "cls", "mean"]
@@ -78,6 +80,11 @@ class TextTower(nn.Module):
             "eos_token_id": self.eos_token_id,
             "pad_token_id": self.pad_token_id,
         }
+
+    def save_model(self, folder: Path) -> None:
+        """Writes the transformers model, without the projection, into a folder."""
+        with without_progress_bars():
+            self.model.save_pretrained(folder)
 
     @property
     def context_length(self) -> int:
@@ -156,7 +163,8 @@ class TextTower(nn.Module):
     def _end_positions(self, input_ids: Tensor, padding: Tensor) -> Tensor:
         """Position of the end token of every row [Q]; 0 for padding rows."""
         if self.pool == "eos":
-            at_end = input_ids == self.eos_token_id
+            assert self.eos_token_id is not None  # the constructor asked for it
+            at_end = input_ids.eq(self.eos_token_id)
             positions = at_end.int().argmax(dim=1)
             found = at_end.any(dim=1)
         else:
@@ -168,7 +176,7 @@ class TextTower(nn.Module):
             positions = (input_ids == largest[:, None]).int().argmax(dim=1)
         if not torch.compiler.is_compiling():
             self._check_found(found | padding)
-        return positions.masked_fill(padding, 0)
+        return torch.where(padding, 0, positions)
 
     def _check_found(self, found: Tensor) -> None:
         if not bool(found.all()):
@@ -224,19 +232,6 @@ def create_text_tower(
     )
 
 
-def build_text_model(config: Any) -> PreTrainedModel:
-    """The bare transformers text model of a configuration, untrained.
-
-    ``AutoModel`` has no entry for SigLIP's text tower, so CLIP's and SigLIP's are named.
-    """
-    if config.model_type == "clip_text_model":
-        return CLIPTextModel(config)
-    if config.model_type == "siglip_text_model":
-        return SiglipTextModel(config)
-    model: PreTrainedModel = AutoModel.from_config(config)
-    return model
-
-
 def load_text_model(folder: Path) -> PreTrainedModel:
     """Loads a text model that transformers saved, in float32, every weight accounted for.
 
@@ -245,15 +240,23 @@ def load_text_model(folder: Path) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(folder)
+        if hasattr(config, "text_config"):
+            raise CheckpointError(
+                f"{folder}: expected a text encoder, found a {config.model_type} model of several "
+                "towers; start from it with init_from"
+            )
         model_class: Any = {
             "clip_text_model": CLIPTextModel,
             "siglip_text_model": SiglipTextModel,
         }.get(config.model_type, AutoModel)
-        model, report = model_class.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        with without_progress_bars():
+            model, report = model_class.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: transformers cannot load the text tower: {error}") from error
+        raise CheckpointError(
+            f"{folder}: transformers cannot load the text tower: {error}"
+        ) from error
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
         raise CheckpointError(f"{folder}: weights are missing: {', '.join(missing)}")
@@ -261,21 +264,54 @@ def load_text_model(folder: Path) -> PreTrainedModel:
     return text_model
 
 
-def load_any_text_tower(
-    folder: Path, *, pool: Pool, projection_width: int | None = None
+def load_text_tower(
+    folder_or_id: str | Path, *, pool: Pool | None = None, projection_width: int | None = None
 ) -> TextTower:
-    """A pretrained transformers encoder as text tower, for example a multilingual one.
+    """A pretrained transformers text encoder as text tower, for example a multilingual one.
 
     Args:
-        folder: A folder with config.json and weights.
-        pool: ``cls`` or ``mean`` for encoders without an end token.
+        folder_or_id: A folder or hub id with config.json and weights of a text encoder.
+        pool: Where the sentence vector is taken; None takes what belongs to the model: ``last`` for
+            SigLIP, ``argmax`` for CLIP, ``mean`` for others.
         projection_width: E of a new, randomly initialised projection; None for none.
+
+    Raises:
+        CheckpointError: If it holds no text encoder.
     """
+    folder = resolve_folder(folder_or_id)
     model: Any = load_text_model(folder)
+    config = model.config
+    own_pools: dict[str, Pool] = {"siglip_text_model": "last", "clip_text_model": "argmax"}
+    pool = pool or own_pools.get(config.model_type, "mean")
     return TextTower(
         model,
         pool=pool,
         projection_width=projection_width,
-        eos_token_id=model.config.eos_token_id if pool in ("eos", "argmax") else None,
-        pad_token_id=model.config.pad_token_id,
+        eos_token_id=config.eos_token_id if pool in ("eos", "argmax") else None,
+        pad_token_id=config.pad_token_id,
     )
+
+
+@torch.no_grad()
+def shorten_context(tower: TextTower, context_length: int) -> TextTower:
+    """A copy of a CLIP text tower for shorter texts: the first positions are kept.
+
+    OWL-ViT starts from CLIP's 77 positions and keeps 16.
+
+    Raises:
+        ConfigError: If the tower is no CLIP text model or has fewer positions.
+    """
+    old = tower.model
+    if not isinstance(old, CLIPTextModel) or context_length > tower.context_length:
+        raise ConfigError(
+            f"context_length {context_length}: this text tower takes {tower.context_length} tokens "
+            "and cannot be changed to that"
+        )
+    config = CLIPTextConfig(**{**old.config.to_dict(), "max_position_embeddings": context_length})
+    new = TextTower(CLIPTextModel(config), **tower.spec)
+    state = tower.state_dict()
+    for key in state:
+        if key.endswith("position_embedding.weight"):
+            state[key] = state[key][:context_length].clone()
+    load_exactly(new, state, source="text tower")
+    return new

@@ -3,6 +3,7 @@
 Shapes: Q texts, L tokens in the longest row.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -74,20 +75,31 @@ class Tokenizer:
             TokenError: As for the class.
         """
         name = os.fspath(folder_or_id)
+        folder = Path(name).expanduser()
         is_path = isinstance(folder_or_id, os.PathLike) or name.startswith((".", "~", os.sep))
-        if (is_path or name.count("/") > 1) and not Path(name).is_dir():
+        if (is_path or name.count("/") > 1) and not folder.is_dir():
             raise CheckpointError(f"{name}: no such folder")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
         # The tokenizers package raises plain Exception for a file that it cannot parse.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"{name}: no tokenizer can be loaded: {reason}") from error
+            where = name if folder.is_dir() else f"{name}: no such folder"
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{where}: no tokenizer can be loaded: {reason}") from error
         return cls(tokenizer, context_length=context_length)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tokenizer and its context length into a folder, which is made if needed."""
         self._tokenizer.save_pretrained(os.fspath(folder))
+
+    def with_context_length(self, context_length: int) -> Self:
+        """A copy of this tokenizer for texts of at most so many tokens, 2 or more."""
+        return type(self)(copy.deepcopy(self._tokenizer), context_length=context_length)
+
+    @property
+    def transformers_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer as transformers knows it."""
+        return self._tokenizer
 
     @property
     def context_length(self) -> int:
@@ -161,8 +173,9 @@ class Tokenizer:
             return ids
         if not self._has_warned:
             self._has_warned = True
+            shown = repr(text if len(text) <= 80 else f"{text[:77]}...")
             warnings.warn(
-                f"{text!r} has {len(ids)} tokens and is cut to the limit of "
+                f"{shown} has {len(ids)} tokens and is cut to the limit of "
                 f"{self._context_length}; further texts are cut without a warning",
                 UserWarning,
                 stacklevel=3,

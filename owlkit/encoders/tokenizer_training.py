@@ -128,6 +128,8 @@ def _untrained() -> Tokenizer:
 
 
 def _not_empty(texts: Iterable[str]) -> Iterator[str]:
+    if isinstance(texts, str):
+        raise TokenError("expected several captions, found a single text")
     count = 0
     for text in texts:
         if text.strip():

@@ -4,11 +4,14 @@ Shapes: B images, P patches, K kept patches, D tower width.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.layers import DropPath, LayerNorm, SwiGLUPacked
+from timm.layers.drop import DropPath
+from timm.layers.mlp import SwiGLUPacked
+from timm.layers.norm import LayerNorm
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
@@ -43,6 +46,7 @@ class VisionTower(nn.Module):
         mask_token: Own a learned token that can replace masked patches.
         overrides: Keyword arguments for the timm constructor, such as ``embed_dim`` or ``depth``;
             ``norm_eps`` (float) and ``mlp="swiglu"`` are understood for vision transformers.
+        pretrained: Load timm's published weights from the hub (or its cache).
 
     Attributes:
         width: D, width of the patch tokens.
@@ -64,6 +68,7 @@ class VisionTower(nn.Module):
         rescale_dropped: bool = True,
         mask_token: bool = False,
         overrides: dict[str, Override] | None = None,
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -74,7 +79,8 @@ class VisionTower(nn.Module):
         self.image_size = _to_pair(image_size or _default_image_size(name))
         self.gradient_checkpointing = False
         self.is_vit = is_model_in_modules(name, _VIT_MODULES)
-        self.model: Any = _create_timm(name, self.image_size, drop_path, self.overrides)
+        arguments = {"drop_path_rate": drop_path, "pretrained": pretrained, **self.overrides}
+        self.model: Any = _create_timm(name, self.image_size, arguments)
         for module in self.model.modules():
             if isinstance(module, DropPath):
                 module.scale_by_keep = rescale_dropped
@@ -82,11 +88,24 @@ class VisionTower(nn.Module):
         self.pooled_width = int(getattr(self.model, "head_hidden_size", self.width))
         self.mask_token = nn.Parameter(torch.zeros(self.width)) if mask_token else None
         if mask_token and not self.is_vit:
-            raise ConfigError(f"mask_token: {name} is no vision transformer and cannot mask patches")
+            raise ConfigError(
+                f"mask_token: {name} is no vision transformer and cannot mask patches"
+            )
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | Path) -> "VisionTower":
+        """Loads a tower from a folder or hub id of owlkit, timm or Hugging Face.
+
+        Raises:
+            CheckpointError: If the folder is missing or of another kind, or weights do not fit.
+        """
+        from owlkit.encoders.pretrained import load_vision_tower
+
+        return load_vision_tower(folder_or_id).eval()
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The constructor's arguments, ready for JSON: ``VisionTower(**spec)`` rebuilds the tower."""
+        """The constructor's arguments, ready for JSON; ``VisionTower(**spec)`` is its twin."""
         return {
             "name": self.name,
             "image_size": list(self.image_size),
@@ -161,7 +180,7 @@ class VisionTower(nn.Module):
         self._check_size(pixel_values)
         embedded = vit.embed_patches(self.model, pixel_values, positions=self.positions)
         attention = vit.last_attention(self.model, embedded)
-        return attention.unflatten(-1, embedded.grid)
+        return attention.reshape(*attention.shape[:2], *embedded.grid)
 
     @torch.no_grad()
     def set_image_size(
@@ -227,13 +246,11 @@ def _default_image_size(name: str) -> int:
     return int(config.input_size[-1]) if config is not None else 224
 
 
-def _create_timm(
-    name: str, image_size: tuple[int, int], drop_path: float, overrides: dict[str, Override]
-) -> Any:
+def _create_timm(name: str, image_size: tuple[int, int], given: dict[str, Override]) -> Any:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
         raise ConfigError(f"timm does not know the architecture {name!r}; near: {', '.join(near)}")
-    arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, **overrides}
+    arguments: dict[str, Any] = {"num_classes": 0, **given}
     if is_model_in_modules(name, _VIT_MODULES):
         arguments |= {"img_size": image_size, "dynamic_img_size": True}
         if "norm_eps" in arguments:
@@ -246,4 +263,4 @@ def _create_timm(
     try:
         return timm.create_model(name, **arguments)
     except TypeError as error:
-        raise ConfigError(f"timm cannot build {name} with {overrides}: {error}") from error
+        raise ConfigError(f"timm cannot build {name} with {given}: {error}") from error

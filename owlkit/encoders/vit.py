@@ -203,4 +203,5 @@ class _AttentionRecorder(TorchFunctionMode):
 def _attention_rows(recorder: _AttentionRecorder, *, rows: slice, first_key: int) -> Tensor:
     query = recorder.query[:, :, rows].float()  # [B, heads, rows, head width]
     scores = query @ recorder.key.float().transpose(-2, -1) * query.shape[-1] ** -0.5
-    return scores.softmax(dim=-1).mean(dim=2)[..., first_key:]  # [B, heads, P]
+    attention: Tensor = scores.softmax(dim=-1).mean(dim=2)[..., first_key:]  # [B, heads, P]
+    return attention

@@ -67,7 +67,7 @@ def save_folder(folder: str | Path, *, kind: str, model: Savable) -> None:
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         save_file(own_weights(model), new / "model.safetensors", metadata={"format": "pt"})
-        model.text.model.save_pretrained(new / "text")
+        model.text.save_model(new / "text")
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new / "tokenizer")
         (new / "README.md").write_text(_model_card(kind, manifest), encoding="utf-8")
@@ -174,7 +174,7 @@ def _model_card(kind: str, manifest: dict[str, Any]) -> str:
     )
     return f"""---
 library_name: owlkit
-pipeline_tag: {"zero-shot-object-detection" if kind == "detector" else "zero-shot-image-classification"}
+pipeline_tag: zero-shot-{"object-detection" if kind == "detector" else "image-classification"}
 ---
 # {loader} on {architecture["vision"]["name"]}
 

@@ -143,7 +143,7 @@ class OwlDetector(nn.Module):
             pixel_values: Preprocessed images [B, 3, H, W].
         """
         patches, grid = self._merged_patches(pixel_values, None)
-        return patches.unflatten(1, grid)
+        return patches.reshape(len(patches), *grid, -1)
 
     def _merged_patches(
         self, pixel_values: Tensor, keep: Tensor | None
@@ -170,7 +170,8 @@ class OwlDetector(nn.Module):
         if indices is not None:
             bias = bias[indices]  # [B, K, 4]
         # In half precision a sigmoid near 0 or 1 loses whole pixels.
-        return (self.box_head(patches).float() + bias).sigmoid()
+        offsets: Tensor = self.box_head(patches).float()
+        return (offsets + bias).sigmoid()
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encodes tokenised queries.
@@ -188,7 +189,8 @@ class OwlDetector(nn.Module):
         """
         embeddings: Tensor = self.text(input_ids, attention_mask)
         if self.convention.normalize_text:
-            embeddings = embeddings / torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
+            norm: Tensor = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
+            embeddings = embeddings / norm
         return embeddings
 
     def encode_strings(self, texts: Sequence[str]) -> Tensor:

@@ -26,7 +26,8 @@ def unit_embeddings(embeddings: Tensor) -> Tensor:
     Returns:
         [..., E]; a zero vector stays zero.
     """
-    return embeddings / (torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True) + 1e-6)
+    norm: Tensor = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
+    return embeddings / (norm + 1e-6)
 
 
 def box_bias(

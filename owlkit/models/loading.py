@@ -18,6 +18,20 @@ from owlkit.models.interop.contrastive import import_dual_encoder
 from owlkit.models.interop.owl import OWL_TYPES, import_owl, owl_preprocessing
 
 
+def load_model(folder_or_id: str | Path) -> DualEncoder | OwlDetector:
+    """Loads whichever of the two a folder holds.
+
+    Raises:
+        CheckpointError: If it holds neither, or does not fit.
+    """
+    folder = resolve_folder(folder_or_id)
+    if (folder / MANIFEST).is_file():
+        is_detector = read_json(folder / MANIFEST).get("kind") == "detector"
+    else:
+        is_detector = read_json(folder / "config.json").get("model_type") in OWL_TYPES
+    return load_detector(folder) if is_detector else load_dual_encoder(folder)
+
+
 def load_detector(
     folder_or_id: str | Path, convention: ConventionName | None = None
 ) -> OwlDetector:

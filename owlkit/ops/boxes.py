@@ -157,7 +157,7 @@ def _generalized(a: Tensor, b: Tensor, eps: float) -> Tensor:
     intersection, union = _intersection_and_union(a, b)
     corner_0 = torch.minimum(a[..., :2], b[..., :2])
     corner_1 = torch.maximum(a[..., 2:], b[..., 2:])
-    hull = (corner_1 - corner_0).clamp(min=0).prod(dim=-1)
+    hull = _positive(corner_1 - corner_0).prod(dim=-1)
     return _ratio(intersection, union, eps) - _ratio(hull - union, hull, eps)
 
 
@@ -165,12 +165,20 @@ def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Areas [...] of boxes [..., 4] that broadcast against each other."""
     corner_0 = torch.maximum(a[..., :2], b[..., :2])
     corner_1 = torch.minimum(a[..., 2:], b[..., 2:])
-    intersection = (corner_1 - corner_0).clamp(min=0).prod(dim=-1)
+    intersection = _positive(corner_1 - corner_0).prod(dim=-1)
     return intersection, _area(a) + _area(b) - intersection
 
 
 def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+    size = boxes[..., 2:] - boxes[..., :2]
+    # A size of exactly 0 keeps its gradient, so that an empty box can grow.
+    return size.where(size >= 0, 0).prod(dim=-1)
+
+
+def _positive(size: Tensor) -> Tensor:
+    """The size, or 0 where it is negative."""
+    # At exactly 0 the gradient of a maximum is one half, as in scenic; that of clamp is 0.
+    return torch.maximum(size, size.new_zeros(()))
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, eps: float) -> Tensor:

@@ -113,6 +113,17 @@ def test_loss_and_gradient_match(inputs, expected, peer, eps):
     assert_close(gradient, expected[f"{peer}_giou_grad_cxcywh"], atol=1e-5)
 
 
+def test_gradient_at_empty_boxes_matches_scenic(inputs, expected):
+    # The gradient of torch.clamp at its limit is 0, with which a box of no width never grew.
+    boxes = torch.tensor(inputs["degenerate_cxcywh"], dtype=torch.float64, requires_grad=True)
+    other = cxcywh_to_xyxy(boxes.detach().flip(0))
+    (1 - paired_generalized_box_iou(cxcywh_to_xyxy(boxes), other, eps=SCENIC)).sum().backward()
+    assert boxes.grad is not None
+    wanted = expected["scenic_degenerate_giou_grad"]
+    assert np.abs(wanted).max() > 1e5
+    assert_close(boxes.grad, wanted, atol=1e-5, rtol=1e-9)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-18, 1e-25])
 @pytest.mark.parametrize("eps", [0.0, SCENIC])
 def test_gradients_of_empty_boxes_are_finite(inputs, scale, eps):

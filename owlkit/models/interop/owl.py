@@ -27,8 +27,13 @@ from transformers import (
 from owlkit.encoders.hf_vision import from_timm_state, to_timm_state, vision_tower_from_config
 from owlkit.encoders.hub import load_exactly, read_json, read_weights
 from owlkit.errors import CheckpointError
-from owlkit.geometry import CLIP_MEAN, CLIP_STD, Preprocessing, owlv2_preprocessing
-from owlkit.geometry import owlvit_preprocessing
+from owlkit.geometry import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Preprocessing,
+    owlv2_preprocessing,
+    owlvit_preprocessing,
+)
 from owlkit.models.checkpoint import replaced_folder
 from owlkit.models.convention import OWL_POSITIONS, ConventionName, resolve_convention
 from owlkit.models.detector import OwlDetector
@@ -231,7 +236,7 @@ def _huggingface_state(detector: OwlDetector, prefix: str) -> dict[str, Tensor]:
     state = {f"{prefix}vision_model.{key}": value for key, value in vision.items()}
     text = parts.text_weights(detector.text)
     state |= {f"{prefix}text_model.{key}": value for key, value in text.items()}
-    state[f"{prefix}text_projection.weight"] = detector.text.projection.weight
+    state[f"{prefix}text_projection.weight"] = detector.state_dict()["text.projection.weight"]
     state[f"{prefix}visual_projection.weight"] = _image_projection(detector)
     state[f"{prefix}logit_scale"] = detector.logit_scale
     for key, value in detector.state_dict().items():
@@ -264,4 +269,4 @@ def _save_processor(detector: OwlDetector, model_type: str, folder: Path) -> Non
     processor.save_pretrained(folder)
     if detector.tokenizer is not None:
         both: Any = Owlv2Processor if is_v2 else OwlViTProcessor
-        both(processor, detector.tokenizer.tokenizer).save_pretrained(folder)
+        both(processor, detector.tokenizer.transformers_tokenizer).save_pretrained(folder)

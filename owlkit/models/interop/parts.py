@@ -77,7 +77,9 @@ def load_text_weights(tower: TextTower, state: Mapping[str, Tensor], *, source: 
     """
     model = tower.model
     own_prefix = "text_model." if next(iter(model.state_dict())).startswith("text_model.") else ""
-    load_exactly(model, {f"{own_prefix}{key}": value for key, value in state.items()}, source=source)
+    load_exactly(
+        model, {f"{own_prefix}{key}": value for key, value in state.items()}, source=source
+    )
 
 
 def text_weights(tower: TextTower) -> dict[str, Tensor]:

@@ -1,0 +1,38 @@
+"""The ``owlkit`` command: one sub-command per job."""
+
+import sys
+from collections.abc import Sequence
+
+from owlkit import __version__
+from owlkit.cli import detect, make_detector
+from owlkit.cli.command import Command
+
+COMMANDS: dict[str, Command] = {
+    "detect": Command(detect.SUMMARY, detect.add_arguments, detect.run),
+    "make-detector": Command(make_detector.SUMMARY, make_detector.add_arguments, make_detector.run),
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        words: What stands after ``owlkit``; None takes it from the process.
+
+    Returns:
+        Exit status: 0 if all went well, 1 after an error, 2 for a wrong command line.
+    """
+    words = sys.argv[1:] if words is None else words
+    name = words[0] if words else "--help"
+    if name in COMMANDS:
+        return COMMANDS[name].main(words[1:], program=f"owlkit {name}")
+    if name == "--version":
+        print(f"owlkit {__version__}")
+        return 0
+    listing = "\n".join(f"  {name:15}{command.summary}" for name, command in COMMANDS.items())
+    usage = f"usage: owlkit COMMAND ...\n\n{listing}\n\nowlkit COMMAND --help explains a command."
+    if name in ("--help", "-h"):
+        print(usage)
+        return 0
+    print(f"owlkit: no command {name!r}\n{usage}", file=sys.stderr)
+    return 2

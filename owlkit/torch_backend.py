@@ -1,0 +1,100 @@
+"""The PyTorch backend of a predictor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from owlkit.errors import ConfigError
+from owlkit.geometry import Preprocessing
+from owlkit.models.convention import ConventionName
+from owlkit.models.detector import OwlDetector
+from owlkit.models.heads import score_queries, unit_embeddings
+from owlkit.ops import cxcywh_to_xyxy
+from owlkit.structures import ImageFeatures
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TorchBackend:
+    """Runs an :class:`~owlkit.OwlDetector` for a predictor.
+
+    The image tower, where nearly all time goes, runs in the given precision; heads and text tower
+    stay in float32, so boxes keep their pixels.
+
+    Args:
+        detector: The model; it is moved and switched to evaluation mode.
+        device: For example ``"cpu"`` or ``"cuda:1"``; None takes a GPU if there is one.
+        precision: Of the image tower's weights and activations.
+
+    Raises:
+        ConfigError: If the precision is unknown.
+    """
+
+    def __init__(
+        self,
+        detector: OwlDetector,
+        *,
+        device: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        if precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise ConfigError(f"precision must be one of {known}; found {precision!r}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.detector = detector.to(self.device).eval()
+        self.detector.vision.to(getattr(torch, precision))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | Path,
+        *,
+        device: str | None = None,
+        precision: Precision = "float32",
+        convention: ConventionName | None = None,
+    ) -> "TorchBackend":
+        """Loads a detector; see ``OwlDetector.from_pretrained``."""
+        detector = OwlDetector.from_pretrained(folder_or_id, convention)
+        return cls(detector, device=device, precision=precision)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become this model's input."""
+        return self.detector.preprocessing
+
+    @torch.inference_mode()
+    def encode_images(self, pixel_values: NDArray[np.float32]) -> list[ImageFeatures]:
+        """Encodes preprocessed images [B, 3, H, W]; returns the features of each."""
+        pixels = torch.from_numpy(pixel_values).to(self.device)
+        features = self.detector.encode_images(pixels)
+        return [features[index : index + 1] for index in range(len(pixels))]
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encodes Q texts as unit vectors [Q, E]."""
+        units: NDArray[np.float32] = (
+            unit_embeddings(self.detector.encode_strings(texts)).float().cpu().numpy()
+        )
+        return units
+
+    @torch.inference_mode()
+    def boxes(self, features: ImageFeatures) -> NDArray[np.float32]:
+        """One image's boxes: xyxy in [0, 1] of the model input [P, 4]."""
+        boxes: NDArray[np.float32] = cxcywh_to_xyxy(features.boxes[0]).cpu().numpy()
+        return boxes
+
+    @torch.inference_mode()
+    def score(self, features: ImageFeatures, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One image's logits [P, Q] for unit vectors or means of unit vectors [Q, E]."""
+        logits = score_queries(
+            features.class_embeds,
+            features.logit_shift,
+            features.logit_scale,
+            torch.from_numpy(queries).to(features.class_embeds),
+        )
+        result: NDArray[np.float32] = logits[0].float().cpu().numpy()
+        return result
