@@ -125,19 +125,10 @@ def _tokenizer(
     config: ModelSection, source: DualEncoder | OwlDetector | None, text: TextTower
 ) -> Tokenizer | None:
     if config.text.tokenizer is not None:
-        tokenizer = Tokenizer.from_pretrained(
-            config.text.tokenizer, context_length=text.context_length
-        )
-    elif source is not None and source.tokenizer is not None:
-        tokenizer = source.tokenizer.with_context_length(text.context_length)
-    else:
-        return None
-    rows = int(text.model.config.vocab_size)
-    if tokenizer.vocab_size > rows:
-        raise ConfigError(
-            f"model.text.tokenizer: has {tokenizer.vocab_size} tokens, the text tower {rows}"
-        )
-    return tokenizer
+        return Tokenizer.from_pretrained(config.text.tokenizer, context_length=text.context_length)
+    if source is not None and source.tokenizer is not None:
+        return source.tokenizer.with_context_length(text.context_length)
+    return None
 
 
 def _take_over(detector: OwlDetector, source: DualEncoder | OwlDetector) -> None:

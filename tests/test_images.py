@@ -239,10 +239,12 @@ def test_size_is_checked_before_pixels_are_decoded(tmp_path: Path) -> None:
         load_image(path, max_pixels=81_000_000)
 
 
-def test_damaged_metadata_neither_stops_nor_warns(tmp_path: Path) -> None:
-    path = tmp_path / "image.jpg"
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_damaged_metadata_neither_stops_nor_warns(tmp_path: Path, kind: str) -> None:
+    """Pillow meets it when it opens a JPEG, but only when asked for the metadata of a PNG."""
+    path = tmp_path / "image"
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\0"
-    path.write_bytes(encoded(Image.fromarray(RGB), "JPEG", exif=exif))
+    path.write_bytes(encoded(Image.fromarray(RGB), kind, exif=exif))
     with pytest.warns(UserWarning, match="EXIF"), Image.open(path) as image:
         image.getexif()
     assert load_image(path).shape == (5, 8, 3)

@@ -18,7 +18,7 @@ from owlkit.geometry import Preprocessing
 from owlkit.models import checkpoint
 from owlkit.models.convention import Convention, ConventionName
 from owlkit.models.heads import ClassHead, PatchMLP, box_bias, score_queries, unit_embeddings
-from owlkit.models.strings import encode_strings
+from owlkit.models.strings import check_tokenizer, encode_strings
 from owlkit.structures import ImageFeatures
 
 Merge = Literal["class_token", "none"]
@@ -52,6 +52,7 @@ class OwlDetector(nn.Module):
 
     Raises:
         ConfigError: If the class token cannot be merged because its width differs.
+        CheckpointError: If tokenizer and text tower do not fit together.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class OwlDetector(nn.Module):
                 f"merge 'class_token' needs a pooled vector as wide as the patches "
                 f"({vision.width}); {vision.name} pools to {vision.pooled_width}; use merge 'none'"
             )
+        check_tokenizer(tokenizer, text)
         self.vision = vision
         self.text = text
         self.preprocessing = preprocessing

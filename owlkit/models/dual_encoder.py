@@ -17,7 +17,7 @@ from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError, QueryError
 from owlkit.geometry import Preprocessing
 from owlkit.models import checkpoint
-from owlkit.models.strings import encode_strings
+from owlkit.models.strings import check_tokenizer, encode_strings
 
 
 class DualEncoder(nn.Module):
@@ -43,6 +43,7 @@ class DualEncoder(nn.Module):
 
     Raises:
         ConfigError: If the widths of the two sides differ.
+        CheckpointError: If tokenizer and text tower do not fit together.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DualEncoder(nn.Module):
                 f"without an image projection both sides must be equally wide; the image side has "
                 f"{vision.pooled_width}, the text side {text.width}"
             )
+        check_tokenizer(tokenizer, text)
         self.vision = vision
         self.text = text
         self.preprocessing = preprocessing

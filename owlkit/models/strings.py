@@ -7,6 +7,28 @@ from torch import Tensor
 
 from owlkit.encoders.text import TextTower
 from owlkit.encoders.tokenizer import Tokenizer
+from owlkit.errors import CheckpointError
+
+
+def check_tokenizer(tokenizer: Tokenizer | None, tower: TextTower) -> None:
+    """Makes sure that a tokenizer's ids mean to the tower what the tokenizer means by them.
+
+    Raises:
+        CheckpointError: If there are more ids than embeddings, or the end tokens differ.
+    """
+    if tokenizer is None:
+        return
+    rows = int(tower.model.config.vocab_size)
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"tokenizer and text tower do not fit: {tokenizer.vocab_size} ids, {rows} embeddings"
+        )
+    ends = (tokenizer.eos_token_id, tower.eos_token_id)
+    if None not in ends and ends[0] != ends[1]:
+        raise CheckpointError(
+            f"tokenizer and text tower do not fit: the tokenizer ends a text with id {ends[0]}, "
+            f"the tower looks for {ends[1]}"
+        )
 
 
 def encode_strings(

@@ -1,0 +1,214 @@
+"""Hugging Face OWL folders: in, out, and around."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Owlv2ForObjectDetection, OwlViTForObjectDetection, pipeline
+
+from owlkit import DualEncoder, OwlDetector, Predictor
+from owlkit.encoders import VisionTower, create_text_tower
+from owlkit.errors import CheckpointError
+from owlkit.geometry import owlv2_preprocessing
+from owlkit.models.convention import resolve_convention
+
+MODEL_TYPES = ("owlvit", "owlv2")
+
+
+@pytest.fixture(params=MODEL_TYPES)
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(f"{request.param}_folder")
+    return found
+
+
+def test_round_trip_is_bit_identical(folder: Path, tmp_path: Path) -> None:
+    """Hugging Face -> owlkit -> Hugging Face -> owlkit, weights, settings and tokenizer."""
+    first = OwlDetector.from_pretrained(folder)
+    first.save_huggingface(tmp_path / "back")
+    original = load_file(folder / "model.safetensors")
+    written = load_file(tmp_path / "back" / "model.safetensors")
+    assert written.keys() == original.keys()
+    assert all(torch.equal(written[key], original[key]) for key in original)
+    second = OwlDetector.from_pretrained(tmp_path / "back")
+    assert second.state_dict().keys() == first.state_dict().keys()
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+    assert second.preprocessing == first.preprocessing
+    assert second.architecture == first.architecture
+
+
+def test_transformers_loads_it_whole(folder: Path, tmp_path: Path) -> None:
+    detector = OwlDetector.from_pretrained(folder)
+    detector.save_huggingface(tmp_path / "out")
+    is_v2 = detector.objectness_head is not None
+    model_class: Any = Owlv2ForObjectDetection if is_v2 else OwlViTForObjectDetection
+    _, report = model_class.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+
+
+def test_the_pipeline_runs_it_and_agrees(folder: Path, tmp_path: Path, data_dir: Path) -> None:
+    OwlDetector.from_pretrained(folder).save_huggingface(tmp_path / "out")
+    image = str(data_dir / "samples" / "dog.jpg")
+    names = ["a dog", "a red mug"]
+    theirs = pipeline("zero-shot-object-detection", model=str(tmp_path / "out"))(
+        image, candidate_labels=names, threshold=0.2
+    )
+    ours = Predictor.from_pretrained(tmp_path / "out").detect(image, names, threshold=0.2)
+    assert len(theirs) == len(ours) > 0
+    width, height = 800, 534
+    assert ours.image_size == (height, width)
+
+    def order(item: dict[str, Any]) -> tuple[str, float]:
+        return item["label"], round(item["score"], 2)
+
+    limits = {"xmin": width, "xmax": width, "ymin": height, "ymax": height}
+    remaining = ours.to_list()
+    for item in theirs:
+        # The pipeline does not clip to the image; its torchvision resize differs by a grey level.
+        clipped = {key: min(max(item["box"][key], 0), limits[key]) for key in limits}
+        match = next(
+            one
+            for one in remaining
+            if one["label"] == item["label"]
+            and abs(one["score"] - item["score"]) < 5e-3
+            and all(abs(one["box"][key] - clipped[key]) <= 2 for key in limits)
+        )
+        remaining.remove(match)
+
+
+@pytest.mark.parametrize(
+    "image_settings",
+    [
+        pytest.param({"size": 32}, id="one number"),
+        pytest.param({"size": [32, 32]}, id="list, as in 2022"),
+        pytest.param({"size": {"height": 32, "width": 32}}, id="mapping"),
+    ],
+)
+def test_files_of_old_releases_load(
+    owlvit_folder: Path, tmp_path: Path, image_settings: dict[str, Any]
+) -> None:
+    """Pickled weights with stored position ids, and image settings in every spelling."""
+    (tmp_path / "config.json").write_bytes((owlvit_folder / "config.json").read_bytes())
+    state = load_file(owlvit_folder / "model.safetensors")
+    state["owlvit.text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    state["owlvit.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    settings = {**image_settings, "image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 1.0, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    old = OwlDetector.from_pretrained(tmp_path)
+    new = OwlDetector.from_pretrained(owlvit_folder)
+    assert all(torch.equal(v, old.state_dict()[k]) for k, v in new.state_dict().items())
+    assert old.preprocessing.size == (32, 32)
+    assert old.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert old.tokenizer is None
+
+
+def test_sharded_weights_load(owlv2_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((owlv2_folder / "config.json").read_bytes())
+    state = load_file(owlv2_folder / "model.safetensors")
+    keys = sorted(state)
+    shards = {"a.safetensors": keys[::2], "b.safetensors": keys[1::2]}
+    for name, members in shards.items():
+        save_file({key: state[key] for key in members}, tmp_path / name)
+    weight_map = {key: name for name, members in shards.items() for key in members}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    whole = OwlDetector.from_pretrained(owlv2_folder).state_dict()
+    assert all(
+        torch.equal(v, whole[k])
+        for k, v in OwlDetector.from_pretrained(tmp_path).state_dict().items()
+    )
+
+
+def test_preprocessing_follows_the_convention(owlvit_folder: Path, owlv2_folder: Path) -> None:
+    fits = {
+        (name, convention): OwlDetector.from_pretrained(path, convention).preprocessing
+        for name, path in (("v1", owlvit_folder), ("v2", owlv2_folder))
+        for convention in ("hf", "scenic")
+    }
+    assert (fits["v1", "hf"].fit, fits["v1", "hf"].resample) == ("squash", "bicubic")
+    assert (fits["v2", "hf"].fit, fits["v2", "hf"].pad_value) == ("pad", 0.0)
+    for name in ("v1", "v2"):
+        scenic = fits[name, "scenic"]
+        assert (scenic.fit, scenic.resample, scenic.pad_value) == ("pad", "gaussian", 0.5)
+
+
+def test_a_checkpoint_that_does_not_fit_lists_everything(
+    owlv2_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((owlv2_folder / "config.json").read_bytes())
+    state = load_file(owlv2_folder / "model.safetensors")
+    del state["class_head.dense0.bias"]
+    state["box_head.dense2.weight"] = torch.zeros(5, 64)
+    state["extra_head.weight"] = torch.zeros(3)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        OwlDetector.from_pretrained(tmp_path)
+    message = str(caught.value)
+    assert "missing: class_head.dense.bias [32]" in message
+    assert "unexpected: extra_head.weight [3]" in message
+    assert "box_head.dense2.weight: expected [4, 64], found [5, 64]" in message
+
+
+def test_the_contrastive_towers_inside_load(golden: Callable[[str], Path], tmp_path: Path) -> None:
+    import numpy as np
+
+    from tests.encoders.test_hf_vision import copy_as_model_folder
+
+    for name in ("01_owlvit", "02_owlv2"):
+        model = DualEncoder.from_pretrained(copy_as_model_folder(golden(name), tmp_path / name))
+        inputs = np.load(golden(name) / "inputs.npz")
+        outputs = np.load(golden(name) / "outputs.npz")
+        rows = outputs["clip_rows"]
+        ids = torch.from_numpy(inputs["input_ids"][rows])
+        mask = torch.from_numpy(inputs["attention_mask"][rows])
+        with torch.no_grad():
+            images = model.encode_images(torch.from_numpy(inputs["pixel_values"]))
+            texts = model.encode_text(ids, mask)
+            logits = model.logit_scale.exp() * images @ texts.T
+        np.testing.assert_allclose(images, outputs["clip_image_embeds"], atol=1e-5)
+        np.testing.assert_allclose(texts, outputs["clip_text_embeds"], atol=1e-5)
+        np.testing.assert_allclose(logits, outputs["clip_logits_per_image"], atol=1e-5)
+
+
+def made_from_scratch(vision_name: str, **overrides: Any) -> OwlDetector:
+    vision = VisionTower(
+        vision_name,
+        image_size=64,
+        overrides={"embed_dim": 32, "depth": 1, "num_heads": 2, **overrides},
+    )
+    text = create_text_tower(width=32, depth=1, heads=2, vocab_size=64, embed_width=32)
+    return OwlDetector(
+        vision,
+        text,
+        preprocessing=owlv2_preprocessing(64, "scenic"),
+        convention=resolve_convention("scenic"),
+        objectness=True,
+    )
+
+
+def test_a_detector_made_here_goes_out_with_a_word_about_differences(tmp_path: Path) -> None:
+    detector = made_from_scratch("vit_base_patch16_clip_quickgelu_224")
+    with pytest.warns(UserWarning, match=r"'hf' convention, not 'scenic'.*padding 0\.0"):
+        detector.save_huggingface(tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, report = Owlv2ForObjectDetection.from_pretrained(
+            tmp_path / "out", output_loading_info=True
+        )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+
+
+def test_what_transformers_cannot_hold_is_refused_before_writing(tmp_path: Path) -> None:
+    detector = made_from_scratch("vit_small_patch14_reg4_dinov2", patch_size=16)
+    with pytest.raises(CheckpointError, match="no registers"):
+        detector.save_huggingface(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

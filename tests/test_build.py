@@ -1,0 +1,163 @@
+"""Configurations become detectors; trained towers keep their weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+
+from owlkit import DualEncoder, OwlDetector
+from owlkit.build import build_detector
+from owlkit.config import DetectorConfig, load_config
+from owlkit.encoders import VisionTower
+from owlkit.encoders.positions import resample_positions
+from owlkit.encoders.pretrained import published_positions
+from owlkit.errors import CheckpointError, ConfigError
+from tests.encoders.test_hf_vision import copy_as_model_folder
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def tiny(*overrides: str) -> DetectorConfig:
+    return load_config(CONFIGS / "owl_tiny.yaml", overrides)
+
+
+def build(*overrides: str, seed: int = 0) -> OwlDetector:
+    return build_detector(tiny(*overrides).model, seed=seed)
+
+
+@torch.no_grad()
+def test_a_tiny_detector_from_scratch(tokenizer_folder: Path) -> None:
+    detector = build(f"model.text.tokenizer={tokenizer_folder}", "model.text.vocab_size=300")
+    assert detector.training
+    assert detector.preprocessing.size == (64, 64)
+    features = detector.eval().encode_images(torch.randn(1, 3, 64, 64))
+    scores = detector.score(features, detector.encode_strings(["a cat", "a dog"])).sigmoid()
+    assert scores.shape == (1, 16, 2)
+    assert scores.mean().item() < 0.15  # the prior is 0.01; random scales spread it
+
+
+def test_the_seed_decides_the_weights_and_leaves_the_global_state_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    first, same, other = build(seed=1), build(seed=1), build(seed=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    weights = [d.vision.model.blocks[0].attn.qkv.weight for d in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", ["owl_b32", "owl_b16", "owlv2_b16"])
+def test_published_sizes_build(name: str) -> None:
+    """The presets' own sizes, with random weights and one block, since there is no network."""
+    overrides = ["model.init_from=", "model.vision.overrides={depth: 1}", "model.text.depth=1"]
+    patch = 32 if name == "owl_b32" else 16
+    overrides.append(f"model.vision.name=vit_base_patch{patch}_clip_quickgelu_224")
+    detector = build_detector(load_config(CONFIGS / f"{name}.yaml", overrides).model)
+    side = 960 if name == "owlv2_b16" else 768
+    assert detector.vision.grid == (side // patch, side // patch)
+    assert (detector.objectness_head is not None) == (name == "owlv2_b16")
+    assert detector.text.context_length == 16
+
+
+@torch.no_grad()
+def test_starting_from_clip_resamples_positions_and_shortens_texts(
+    golden: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copy_as_model_folder(golden("03_towers") / "clip_gelu_eos", tmp_path)
+    clip = DualEncoder.from_pretrained(folder)
+    detector = build_detector(
+        load_config(
+            CONFIGS / "owl_b16.yaml",
+            [
+                f"model.init_from={folder}",
+                "model.vision.image_size=96",
+                "model.vision.drop_path=0.2",
+                "model.text.context_length=8",
+            ],
+        ).model
+    )
+    assert detector.vision.grid == (6, 6)
+    expected = resample_positions(
+        clip.vision.model.pos_embed[:, 1:], (3, 3), (6, 6), mode="bilinear_aligned"
+    )
+    torch.testing.assert_close(detector.vision.model.pos_embed[:, 1:], expected)
+    own, theirs = detector.vision.model.state_dict(), clip.vision.model.state_dict()
+    assert all(torch.equal(own[key], theirs[key]) for key in own if key != "pos_embed")
+    assert detector.vision.model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+    ids = torch.tensor([[77, 5, 6, 78]])
+    torch.testing.assert_close(detector.text(ids), clip.text(ids))
+    assert detector.text.context_length == 8
+    assert torch.equal(detector.image_projection.weight, clip.image_projection.weight)
+
+
+@torch.no_grad()
+def test_starting_from_a_detector_keeps_its_heads(owlv2_folder: Path) -> None:
+    source = OwlDetector.from_pretrained(owlv2_folder)
+    overrides = [f"model.init_from={owlv2_folder}", "model.heads.objectness=true"]
+    config = load_config(CONFIGS / "owlv2_b16.yaml", [*overrides, "model.vision.image_size=64"])
+    detector = build_detector(config.model).eval()
+    ours, theirs = detector.state_dict(), source.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert detector.tokenizer is not None
+    assert detector.convention.name == "scenic"
+
+
+@torch.no_grad()
+def test_vision_weights_from_timms_folder(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 4}
+    name = "vit_base_patch16_clip_quickgelu_224"
+    model = timm.create_model(name, img_size=64, num_classes=5, **small).eval()
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
+    save_for_hf(model, tmp_path, model_args={**small, "img_size": 64}, safe_serialization=True)
+    for path in tmp_path.glob("*.bin"):
+        path.unlink()
+    tower = VisionTower.from_pretrained(tmp_path)
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(tower(image).tokens, model.forward_features(image)[:, 1:])
+    detector = build(f"model.vision.weights={tmp_path}", "model.vision.overrides={}")
+    assert torch.equal(
+        detector.vision.model.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight
+    )
+
+
+def test_a_tower_of_a_detector_can_be_reused(owlv2_folder: Path, tmp_path: Path) -> None:
+    detector = OwlDetector.from_pretrained(owlv2_folder)
+    detector.save_pretrained(tmp_path / "detector")
+    tower = VisionTower.from_pretrained(tmp_path / "detector")
+    own = detector.vision.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in tower.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", "bicubic_offset"),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", "bicubic_antialias"),
+        ("vit_small_patch16_224.dino", "bicubic_offset"),
+        ("vit_base_patch16_clip_quickgelu_224.openai", "bicubic"),
+    ],
+)
+def test_published_position_rules(name: str, mode: str) -> None:
+    assert published_positions(name) == mode
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer_folder: Path) -> None:
+    tokenizer = f"model.text.tokenizer={tokenizer_folder}"
+    with pytest.raises(CheckpointError, match="300 ids, 200 embeddings"):
+        build(tokenizer, "model.text.vocab_size=200")
+    with pytest.raises(CheckpointError, match="id 299, the tower looks for 2047"):
+        build(tokenizer)
+
+
+def test_feature_maps_with_a_wider_pool_need_another_merge() -> None:
+    scratch = ["model.vision.overrides={}", "model.vision.image_size=64"]
+    detector = build("model.vision.name=resnet50_clip", *scratch)
+    assert detector.vision.width == detector.vision.pooled_width == 2048
+    with pytest.raises(ConfigError, match="merge 'none'"):
+        build("model.vision.name=mobilenetv3_small_050", *scratch)
+    build("model.vision.name=mobilenetv3_small_050", "model.heads.merge=none", *scratch)
