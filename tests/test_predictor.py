@@ -12,7 +12,7 @@ from PIL import Image
 from owlkit import OwlDetector, Predictor, QuerySet
 from owlkit.errors import ConfigError, ImageError, QueryError
 from owlkit.images import load_image
-from owlkit.ops import batched_nms, cxcywh_to_xyxy
+from owlkit.ops import cxcywh_to_xyxy, nms
 from owlkit.torch_backend import TorchBackend
 
 NAMES = ["a cat", "a remote control", "a red mug"]
@@ -68,9 +68,9 @@ def test_detections_are_what_the_detector_says(
     rows.sort(key=lambda row: -row[0])
     chosen = boxes[[p for _, p, _ in rows]]
     ranking = torch.tensor([s for s, _, _ in rows])
-    kept = batched_nms(chosen, ranking, torch.tensor([q for _, _, q in rows]), 0.05)
+    kept = nms(chosen, ranking, 0.5)  # a patch has one box for all queries: most go
 
-    found = predictor.detect(image, NAMES, threshold=0.3, nms_iou=0.05)
+    found = predictor.detect(image, NAMES, threshold=0.3, nms_iou=0.5, class_agnostic=True)
     assert 0 < len(found) < len(rows)
     np.testing.assert_allclose(found.boxes, chosen[kept], atol=1e-3)
     np.testing.assert_allclose(found.scores, ranking[kept], atol=1e-6)
