@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup lint test clean
+.PHONY: setup lint test bench clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,9 @@ test: lint
 	$(BIN)/pytest tests/test_import_layers.py
 	$(BIN)/pytest --doctest-modules owlkit/ops
 	$(BIN)/pytest --ignore tests/test_import_layers.py
+
+bench: setup
+	$(BIN)/python tools/benchmark.py all
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
