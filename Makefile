@@ -22,7 +22,7 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest tests/test_import_layers.py
-	$(BIN)/pytest --doctest-modules owlkit/ops
+	$(BIN)/pytest --doctest-modules owlkit
 	$(BIN)/pytest --ignore tests/test_import_layers.py
 
 bench: setup

@@ -1,27 +1,17 @@
 """owlkit: open-vocabulary object detection with words or example boxes as queries."""
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from owlkit import errors, ops
+    from owlkit import config, encoders, errors, geometry, images, ops, postprocess, visualize
     from owlkit.detections import Detections
     from owlkit.models import DualEncoder, OwlDetector
     from owlkit.predictor import Predictor, Scene
     from owlkit.queries import QuerySet
-
-# Importing owlkit does nothing; a name is loaded, with what it needs, when it is first used.
-_HOMES = {
-    "Detections": "owlkit.detections",
-    "DualEncoder": "owlkit.models",
-    "OwlDetector": "owlkit.models",
-    "Predictor": "owlkit.predictor",
-    "QuerySet": "owlkit.queries",
-    "Scene": "owlkit.predictor",
-}
-_MODULES = ("errors", "ops")
 
 __all__ = [
     "Detections",
@@ -31,9 +21,34 @@ __all__ = [
     "QuerySet",
     "Scene",
     "__version__",
+    "config",
+    "encoders",
     "errors",
+    "geometry",
+    "images",
     "ops",
+    "postprocess",
+    "visualize",
 ]
+
+# Importing owlkit does nothing; a name is loaded, with what it needs, when it is first used. All
+# names in lower case are modules.
+_HOMES = {
+    "Detections": "owlkit.detections",
+    "DualEncoder": "owlkit.models",
+    "OwlDetector": "owlkit.models",
+    "Predictor": "owlkit.predictor",
+    "QuerySet": "owlkit.queries",
+    "Scene": "owlkit.predictor",
+}
+_MODULES = frozenset(name for name in __all__ if name.islower() and not name.startswith("_"))
+
+# What `owlkit[torch]` installs, and the names that need it. Without it they are not listed, so that
+# `from owlkit import *`, `help` and `inspect` work; to ask for one of them tells what to install.
+_TORCH_EXTRA = ("pydantic", "timm", "torch", "torchvision", "transformers", "yaml")
+_NEED_TORCH_EXTRA = ("DualEncoder", "OwlDetector", "config", "encoders", "ops")
+if not all(map(find_spec, _TORCH_EXTRA)):
+    __all__ = [name for name in __all__ if name not in _NEED_TORCH_EXTRA]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,14 +3,21 @@
 import torch
 
 from owlkit.config import ModelSection, VisionSection
-from owlkit.encoders.hub import load_exactly
+from owlkit.encoders.hub import load_exactly, resolve_folder
 from owlkit.encoders.initialization import init_clip_text, init_clip_vision
-from owlkit.encoders.pretrained import load_vision_tower, published_positions
-from owlkit.encoders.text import TextTower, create_text_tower, load_text_tower, shorten_context
-from owlkit.encoders.tokenizer import Tokenizer
+from owlkit.encoders.pretrained import load_vision_tower, published_colours, read_colours
+from owlkit.encoders.skip_init import SkipRandomInit
+from owlkit.encoders.text import (
+    OWL_CONTEXT_LENGTH,
+    TextTower,
+    create_text_tower,
+    is_clip,
+    load_text_tower,
+    shorten_context,
+)
+from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
-from owlkit.errors import ConfigError
-from owlkit.geometry import Preprocessing
+from owlkit.geometry import CLIP_MEAN, CLIP_STD, RGB, Preprocessing
 from owlkit.models import DualEncoder, OwlDetector
 from owlkit.models.convention import resolve_convention
 from owlkit.models.loading import load_model
@@ -37,12 +44,11 @@ def build_detector(config: ModelSection, *, seed: int = 0) -> OwlDetector:
             vision, text = _build_vision(config.vision), _build_text(config)
         else:
             vision, text = _adapt_vision(source.vision, config.vision), source.text
-        if config.text.context_length != text.context_length:
-            text = shorten_context(text, config.text.context_length)
+        text = _fit_context(text, config.text.context_length)
         detector = OwlDetector(
             vision,
             text,
-            preprocessing=_preprocessing(config),
+            preprocessing=_preprocessing(config, source),
             convention=resolve_convention(config.convention),
             merge=config.heads.merge,
             objectness=config.heads.objectness,
@@ -58,11 +64,8 @@ def _build_vision(section: VisionSection) -> VisionTower:
     if section.weights not in ("random", "hub"):
         return _adapt_vision(load_vision_tower(section.weights), section)
     if section.weights == "hub":
-        positions = published_positions(section.name)
-        tower = VisionTower(
-            section.name, positions=positions, overrides=section.overrides, pretrained=True
-        )
-        return _adapt_vision(tower, section)
+        trained = VisionTower(section.name, overrides=section.overrides, pretrained=True)
+        return _adapt_vision(trained, section)
     tower = VisionTower(
         section.name,
         image_size=section.image_size,
@@ -71,6 +74,7 @@ def _build_vision(section: VisionSection) -> VisionTower:
         rescale_dropped=False,
         overrides=section.overrides,
     )
+    tower.set_image_size(section.image_size)  # refuses what is no multiple of the patch size
     if section.init == "clip":
         init_clip_vision(tower)
     tower.gradient_checkpointing = section.gradient_checkpointing
@@ -80,8 +84,10 @@ def _build_vision(section: VisionSection) -> VisionTower:
 def _adapt_vision(trained: VisionTower, section: VisionSection) -> VisionTower:
     """The same weights at another image size, with stochastic depth."""
     changes = {"drop_path": section.drop_path, "rescale_dropped": False}
-    tower = VisionTower(**{**trained.spec, **changes, "positions": section.positions})
-    load_exactly(tower, trained.state_dict(), source=section.name)
+    with SkipRandomInit():
+        tower = VisionTower(**{**trained.spec, **changes})
+    load_exactly(tower, trained.state_dict(), source=trained.name)
+    tower.positions = section.positions or trained.positions
     tower.set_image_size(section.image_size)
     tower.gradient_checkpointing = section.gradient_checkpointing
     return tower
@@ -93,41 +99,65 @@ def _build_text(config: ModelSection) -> TextTower:
         return load_text_tower(
             section.weights, pool=section.pool, projection_width=section.embed_width
         )
-    if section.pool is None:
-        raise ConfigError("model.text.pool: a text tower without weights needs one")
     tower = create_text_tower(
         width=section.width,
         depth=section.depth,
         heads=section.heads,
         vocab_size=section.vocab_size,
-        context_length=section.context_length,
+        context_length=section.context_length or OWL_CONTEXT_LENGTH,
         embed_width=section.embed_width,
         activation=section.activation,
-        pool=section.pool,
+        pool=section.pool or "argmax",
     )
     init_clip_text(tower)
     return tower
 
 
-def _preprocessing(config: ModelSection) -> Preprocessing:
+def _fit_context(text: TextTower, context_length: int | None) -> TextTower:
+    """The tower for texts of the wanted length; only CLIP's has one position per token to cut."""
+    if not is_clip(text):
+        return text
+    wanted = context_length or min(OWL_CONTEXT_LENGTH, text.context_length)
+    return text if wanted == text.context_length else shorten_context(text, wanted)
+
+
+def _preprocessing(config: ModelSection, source: DualEncoder | OwlDetector | None) -> Preprocessing:
     section, side = config.preprocessing, config.vision.image_size
+    mean, std = _colours(config.vision, source)
     return Preprocessing(
         size=(side, side),
         fit=section.fit,
         resample=section.resample,
         pad_value=section.pad_value,
-        mean=section.mean,
-        std=section.std,
+        mean=section.mean or mean,
+        std=section.std or std,
     )
+
+
+def _colours(vision: VisionSection, source: DualEncoder | OwlDetector | None) -> tuple[RGB, RGB]:
+    """What the image tower's weights were trained with; CLIP's for random ones."""
+    if source is not None:
+        return source.preprocessing.mean, source.preprocessing.std
+    found = None
+    if vision.weights == "hub":
+        found = published_colours(vision.name)
+    elif vision.weights != "random":
+        found = read_colours(resolve_folder(vision.weights))
+    return found or (CLIP_MEAN, CLIP_STD)
 
 
 def _tokenizer(
     config: ModelSection, source: DualEncoder | OwlDetector | None, text: TextTower
 ) -> Tokenizer | None:
+    length = text.context_length
+    if not text.needs_full_length:
+        length = min(length, config.text.context_length or length)
     if config.text.tokenizer is not None:
-        return Tokenizer.from_pretrained(config.text.tokenizer, context_length=text.context_length)
+        return Tokenizer.from_pretrained(config.text.tokenizer, context_length=length)
+    if config.text.weights is not None:
+        return read_tokenizer(resolve_folder(config.text.weights), length)
     if source is not None and source.tokenizer is not None:
-        return source.tokenizer.with_context_length(text.context_length)
+        return source.tokenizer.with_context_length(length)
     return None
 
 

@@ -3,8 +3,8 @@
 Shapes: N detections. Boxes are xyxy (x0, y0, x1, y1) in pixels of the original image.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,9 @@ class Detections:
         names: Name of the query that found the box, N strings.
         image_size: Height and width of the original image in pixels, or None if unknown.
         source: The image as the user gave it (path, URL, PIL image or array), for :meth:`plot`; not
-            part of comparisons.
+            part of comparisons. An array or PIL image is kept by reference, not copied: it stays in
+            memory, and a frame buffer that is used again shows its new content in plots. See
+            :meth:`without_source`.
 
     Raises:
         DetectionsError: On a wrong shape or type, different lengths, a non-finite value, a box
@@ -45,16 +47,12 @@ class Detections:
     source: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        names: object = self.names
-        if isinstance(names, str):
-            # Its letters would pass for names.
-            raise DetectionsError(f"expected names to be a sequence of strings, found {names!r}")
         boxes = _floats("boxes", self.boxes)
         values: dict[str, object] = {
             "boxes": boxes.reshape(0, 4) if boxes.shape == (0,) else boxes,
             "scores": _floats("scores", self.scores),
             "labels": _integers("labels", self.labels),
-            "names": tuple(self.names),
+            "names": _tuple_of_names(self.names),
             "image_size": _checked_size(self.image_size),
         }
         for name, value in values.items():
@@ -160,14 +158,22 @@ class Detections:
             raise DetectionsError(f"expected indices below {len(self)}, found {outside[0]}")
         return everything[chosen]
 
+    def without_source(self) -> "Detections":
+        """The same detections without the image, for keeping many of them or sending them away."""
+        return replace(self, source=None)
+
     def filter(self, threshold: float) -> "Detections":
         """The detections whose score is strictly above the threshold, in [0, 1].
 
         Raises:
-            DetectionsError: If the threshold is outside [0, 1].
+            DetectionsError: If the threshold is not a number in [0, 1].
         """
-        if not 0 <= threshold <= 1:
-            raise DetectionsError(f"expected a threshold in [0, 1], found {threshold}")
+        try:
+            fits = bool(0 <= threshold <= 1)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise DetectionsError(f"expected a threshold in [0, 1], found {threshold!r}")
         return self[self.scores > np.float32(threshold)]
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -176,7 +182,8 @@ class Detections:
         Returns:
             By descending score, one dict for each box: ``{"score": float, "label": name, "box":
             {"xmin": int, "ymin": int, "xmax": int, "ymax": int}}``. Coordinates are pixels of the
-            original image, cut to integers towards zero. Ready for `json.dumps`.
+            original image, cut to integers towards zero. Ready for `json.dumps`. Boxes that a
+            predictor found are clipped to the image, which those of the pipeline are not.
         """
         found = []
         for row in np.argsort(-self.scores, kind="stable"):
@@ -206,11 +213,13 @@ class Detections:
         Raises:
             DetectionsError: If a label has no category id.
         """
+        # An id read from an array or a data frame is no JSON.
+        plain_id = image_id.item() if isinstance(image_id, np.generic) else image_id
         corners = self.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         return [
             {
-                "image_id": image_id,
+                "image_id": plain_id,
                 "category_id": _category_id(label, category_ids),
                 "bbox": box,
                 "score": score,
@@ -249,17 +258,17 @@ class Detections:
             A new RGB image of the original size.
 
         Raises:
-            DetectionsError: If the image is not known.
+            DetectionsError: If the image is not known, or an option cannot be used.
+            ImageError: If the image cannot be read.
         """
         if self.source is None:
             raise DetectionsError(
                 "expected detections that know their image (source), found None; draw them with "
                 "owlkit.visualize.draw_detections(image, detections)"
             )
-        from owlkit.images import load_image
         from owlkit.visualize import draw_detections
 
-        return draw_detections(load_image(self.source), self, **options)
+        return draw_detections(self.source, self, **options)
 
 
 def _floats(name: str, values: ArrayLike) -> NDArray[np.float32]:
@@ -278,10 +287,17 @@ def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def _tuple_of_names(names: Iterable[str]) -> tuple[str, ...]:
+    # The letters of a string would pass for names.
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise DetectionsError(f"expected names to be a sequence of strings, found {names!r}")
+    return tuple(names)
+
+
 def _checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    found = tuple(size)
+    found = tuple(size) if isinstance(size, Iterable) else ()
     if len(found) != 2 or not all(
         isinstance(side, int | np.integer) and side > 0 for side in found
     ):

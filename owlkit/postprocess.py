@@ -67,8 +67,7 @@ class Selection:
         object.__setattr__(
             self, "threshold", tuple(limits) if isinstance(limits, list) else float(limits)
         )
-        if self.nms_iou is not None and not 0 <= self.nms_iou <= 1:
-            raise QueryError(f"expected nms_iou in [0, 1] or None, found {self.nms_iou}")
+        _check_nms_iou(self.nms_iou)
         if self.soft_nms not in (None, "linear", "gaussian"):
             raise QueryError(f"expected soft_nms 'linear' or 'gaussian', found {self.soft_nms!r}")
         _check_top_k(self.top_k)
@@ -246,6 +245,15 @@ def _checked_threshold(threshold: Threshold) -> NDArray[np.float64]:
     if outside.size:
         raise QueryError(f"expected a threshold in [0, 1], found {outside.flat[0]}")
     return checked
+
+
+def _check_nms_iou(nms_iou: float | None) -> None:
+    try:
+        fits = nms_iou is None or bool(0 <= nms_iou <= 1)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise QueryError(f"expected nms_iou in [0, 1] or None, found {nms_iou!r}")
 
 
 def _check_top_k(top_k: int | None) -> None:

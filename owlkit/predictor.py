@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -12,16 +11,14 @@ from numpy.typing import NDArray
 
 from owlkit.backend import Backend
 from owlkit.detections import Detections
-from owlkit.errors import MissingDependencyError, QueryError
+from owlkit.errors import ConfigError, MissingDependencyError, QueryError
 from owlkit.geometry import ImageTransform
 from owlkit.images import ImageSource, load_image
 from owlkit.postprocess import Selection, Threshold, postprocess
 from owlkit.queries import Ensemble, QuerySet
+from owlkit.query_vectors import QueryVectors
 
 Queries = QuerySet | Sequence[str]
-
-# About 200 MB at width 512; a server that is asked new words for ever must not grow for ever.
-_REMEMBERED_TEXTS = 100_000
 
 
 class SelectionOptions(TypedDict, total=False):
@@ -33,7 +30,7 @@ class SelectionOptions(TypedDict, total=False):
     one_label_per_box: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """An encoded image; what :meth:`Predictor.encode` returns and ``detect`` takes.
 
@@ -42,7 +39,7 @@ class Scene:
             clipped.
         transform: How the image was placed in the model input.
         features: What the backend keeps to score queries.
-        source: The image as it was given.
+        source: The image as it was given, by reference.
     """
 
     boxes: NDArray[np.float32] = field(repr=False)
@@ -56,15 +53,20 @@ class Predictor:
 
     Args:
         backend: What runs the networks.
-        batch_size: How many images of a list are encoded at a time.
+        batch_size: How many images of a list are encoded at a time, at least 1.
+
+    A predictor may be used from several threads.
+
+    Raises:
+        ConfigError: If the batch size is no positive integer.
     """
 
     def __init__(self, backend: Backend, *, batch_size: int = 8) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size must be an integer of at least 1, found {batch_size!r}")
         self.backend = backend
         self.batch_size = batch_size
-        self._text_vectors: dict[str, NDArray[np.float32]] = {}
-        # A query set of thousands of prompts is put together once, not for every image.
-        self._query_vectors = lru_cache(maxsize=16)(self._combine_prompts)
+        self._queries = QueryVectors(backend)
 
     @classmethod
     def from_pretrained(
@@ -154,7 +156,7 @@ class Predictor:
         threshold: Threshold = ...,
         nms_iou: float | None = ...,
         templates: str | Sequence[str] | None = ...,
-        ensemble: Ensemble = ...,
+        ensemble: Ensemble | None = ...,
         **options: Unpack[SelectionOptions],
     ) -> Detections: ...
 
@@ -167,7 +169,7 @@ class Predictor:
         threshold: Threshold = ...,
         nms_iou: float | None = ...,
         templates: str | Sequence[str] | None = ...,
-        ensemble: Ensemble = ...,
+        ensemble: Ensemble | None = ...,
         **options: Unpack[SelectionOptions],
     ) -> list[Detections]: ...
 
@@ -179,7 +181,7 @@ class Predictor:
         threshold: Threshold = 0.1,
         nms_iou: float | None = None,
         templates: str | Sequence[str] | None = None,
-        ensemble: Ensemble = "logits",
+        ensemble: Ensemble | None = None,
         **options: Unpack[SelectionOptions],
     ) -> Detections | list[Detections]:
         """Finds the queries in images.
@@ -193,7 +195,8 @@ class Predictor:
             nms_iou: Of two boxes of one query that overlap by more than this IoU only the better
                 stays; None keeps all, as transformers does.
             templates: Prompt templates for strings; see :meth:`QuerySet.from_text`.
-            ensemble: How the templates' answers are combined: mean of ``logits`` or ``embeddings``.
+            ensemble: How the templates' answers are combined: mean of ``logits`` (None) or of
+                ``embeddings``.
             **options: ``top_k``, ``class_agnostic``, ``soft_nms`` (``"linear"``, ``"gaussian"``),
                 ``one_label_per_box``; see :class:`owlkit.postprocess.Selection`.
 
@@ -206,7 +209,7 @@ class Predictor:
         """
         query_set = _as_query_set(queries, templates, ensemble)
         selection = Selection(threshold=threshold, nms_iou=nms_iou, **options)
-        vectors = self._query_vectors(query_set)
+        vectors = self._queries.vectors(query_set)
         if not isinstance(images, list | tuple):
             scene = images if isinstance(images, Scene) else self.encode(images)
             return self._answer(scene, query_set, vectors, selection)
@@ -237,30 +240,14 @@ class Predictor:
             source=scene.source,
         )
 
-    def _combine_prompts(self, queries: QuerySet) -> NDArray[np.float32]:
-        """One vector per class [Q, E]: the mean over its prompts, renormalised for `embeddings`."""
-        texts = [prompt for prompts in queries.prompts for prompt in prompts]
-        new = [text for text in dict.fromkeys(texts) if text not in self._text_vectors]
-        if new:
-            self._text_vectors |= zip(new, self.backend.encode_texts(new), strict=True)
-        means = np.stack(
-            [
-                np.mean([self._text_vectors[prompt] for prompt in prompts], axis=0)
-                for prompts in queries.prompts
-            ]
-        )
-        for text in list(self._text_vectors)[:-_REMEMBERED_TEXTS]:
-            del self._text_vectors[text]
-        if queries.ensemble == "embeddings":
-            means /= np.linalg.norm(means, axis=-1, keepdims=True)
-        return means.astype(np.float32)
-
 
 def _as_query_set(
-    queries: Queries, templates: str | Sequence[str] | None, ensemble: Ensemble
+    queries: Queries, templates: str | Sequence[str] | None, ensemble: Ensemble | None
 ) -> QuerySet:
     if not isinstance(queries, QuerySet):
-        return QuerySet.from_text(queries, templates=templates, ensemble=ensemble)
-    if templates is not None:
-        raise QueryError("templates belong to strings; a QuerySet already has its prompts")
+        return QuerySet.from_text(queries, templates=templates, ensemble=ensemble or "logits")
+    if templates is not None or ensemble is not None:
+        raise QueryError(
+            "templates and ensemble belong to strings; a QuerySet already has its prompts"
+        )
     return queries

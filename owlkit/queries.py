@@ -1,6 +1,6 @@
 """What a user asks an image for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,12 +30,19 @@ class QuerySet:
     ensemble: Ensemble = "logits"
 
     def __post_init__(self) -> None:
-        if not self.names:
+        names = _as_texts(self.names, "names")
+        if not isinstance(self.prompts, Sequence):
+            raise QueryError(f"expected a list of prompts for each class, found {self.prompts!r}")
+        prompts = tuple(_as_texts(texts, "prompts") for texts in self.prompts)
+        # Tuples, so that a set of queries can be compared, hashed and kept.
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "prompts", prompts)
+        if not names:
             raise QueryError("expected at least one query, found none")
-        if len(self.names) != len(self.prompts) or not all(self.prompts):
+        if len(names) != len(prompts) or not all(prompts):
             raise QueryError(
-                f"expected prompts for each of {len(self.names)} classes, found "
-                f"{[len(prompts) for prompts in self.prompts]}"
+                f"expected prompts for each of {len(names)} classes, found "
+                f"{[len(texts) for texts in prompts]}"
             )
         if self.ensemble not in ("logits", "embeddings"):
             raise QueryError(f"expected ensemble 'logits' or 'embeddings', found {self.ensemble!r}")
@@ -61,18 +68,29 @@ class QuerySet:
         Raises:
             QueryError: If names or templates are not lists of strings, or there are none.
         """
-        if isinstance(names, str):
-            raise QueryError(f"expected a list of strings, found the string {names!r}")
-        for position, name in enumerate(names):
-            if not isinstance(name, str):
-                raise QueryError(f"query {position}: expected a string, found {name!r}")
+        names = _as_texts(names, "names")
         filled = resolve_templates(templates)
         canonical = isinstance(templates, str) and filled != TEMPLATES["none"]
         prompts = tuple(
             tuple(fill(template, name, canonical=canonical) for template in filled)
             for name in names
         )
-        return cls(names=tuple(names), prompts=prompts, ensemble=ensemble)
+        return cls(names=names, prompts=prompts, ensemble=ensemble)
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def _as_texts(texts: object, what: str) -> tuple[str, ...]:
+    """The strings as a tuple, or a QueryError that says which one is none."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable) or isinstance(texts, Set):
+        raise QueryError(f"{what}: expected a list of strings, found {texts!r}")
+    found = tuple(texts)
+    for position, text in enumerate(found):
+        if not isinstance(text, str):
+            raise QueryError(f"{what}: {position}: expected a string, found {text!r}")
+        if not text.strip():
+            raise QueryError(f"{what}: {position}: expected words, found {text!r}")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise QueryError(f"{what}: {position}: expected valid Unicode, found {text!r}")
+    return found

@@ -3,6 +3,7 @@
 Shapes: B images, P patches (row-major over the grid), D tower width, E embedding width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -50,12 +51,19 @@ class ImageFeatures:
     patches: Tensor | None = None
 
     def __getitem__(self, index: slice) -> "ImageFeatures":
-        """The features of a slice of the batch."""
+        """The features of a slice of the batch, sharing memory."""
+        return self._map(lambda tensor: tensor[index])
+
+    def clone(self) -> "ImageFeatures":
+        """A copy with memory of its own."""
+        return self._map(lambda tensor: tensor.clone())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "ImageFeatures":
         return ImageFeatures(
-            class_embeds=self.class_embeds[index],
-            boxes=self.boxes[index],
-            logit_shift=self.logit_shift[index],
-            logit_scale=self.logit_scale[index],
-            objectness=None if self.objectness is None else self.objectness[index],
-            patches=None if self.patches is None else self.patches[index],
+            class_embeds=function(self.class_embeds),
+            boxes=function(self.boxes),
+            logit_shift=function(self.logit_shift),
+            logit_scale=function(self.logit_scale),
+            objectness=None if self.objectness is None else function(self.objectness),
+            patches=None if self.patches is None else function(self.patches),
         )

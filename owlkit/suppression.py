@@ -59,7 +59,7 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> Indices:
             [0, 1].
     """
     boxes, scores = _checked_scored_boxes(boxes, scores)
-    _check_iou_threshold(iou_threshold)
+    check_iou_threshold(iou_threshold)
     return _greedy(boxes, by_descending_score(scores), iou_threshold)
 
 
@@ -82,7 +82,7 @@ def batched_nms(
         BoxError: As :func:`nms`, and if ``classes`` is not [N] integers.
     """
     boxes, scores = _checked_scored_boxes(boxes, scores)
-    _check_iou_threshold(iou_threshold)
+    check_iou_threshold(iou_threshold)
     keep = np.zeros(len(boxes), dtype=bool)
     order = by_descending_score(scores)
     for members in _members_of_classes(classes, order):
@@ -127,7 +127,7 @@ def soft_nms(
             setting out of its range.
     """
     boxes, decayed = _checked_scored_boxes(boxes, scores)
-    _check_decay(method, iou_threshold, sigma, score_threshold)
+    check_decay(method, iou_threshold, sigma, score_threshold)
     everything = np.arange(len(boxes))
     groups = [everything] if classes is None else _members_of_classes(classes, everything)
     decay = partial(_decay, method=method, iou_threshold=iou_threshold, sigma=sigma)
@@ -243,15 +243,17 @@ def _checked_scored_boxes(boxes: ArrayLike, scores: ArrayLike) -> tuple[Floats, 
     return checked, values
 
 
-def _check_iou_threshold(iou_threshold: float) -> None:
+def check_iou_threshold(iou_threshold: float) -> None:
+    """Raises BoxError unless the threshold is in [0, 1]."""
     if not 0 <= iou_threshold <= 1:
         raise BoxError(f"expected iou_threshold in [0, 1], found {iou_threshold}")
 
 
-def _check_decay(method: str, iou_threshold: float, sigma: float, score_threshold: float) -> None:
+def check_decay(method: str, iou_threshold: float, sigma: float, score_threshold: float) -> None:
+    """Raises BoxError for settings that :func:`soft_nms` cannot use."""
     if method not in ("linear", "gaussian"):
         raise BoxError(f"expected method 'linear' or 'gaussian', found {method!r}")
-    _check_iou_threshold(iou_threshold)
+    check_iou_threshold(iou_threshold)
     if not (sigma > 0 and math.isfinite(sigma)):
         raise BoxError(f"expected a positive sigma, found {sigma}")
     if not (score_threshold >= 0 and math.isfinite(score_threshold)):

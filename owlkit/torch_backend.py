@@ -31,7 +31,7 @@ class TorchBackend:
         precision: Of the image tower's weights and activations.
 
     Raises:
-        ConfigError: If the precision is unknown.
+        ConfigError: If the precision is unknown or the device is not there.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TorchBackend:
         if precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
             raise ConfigError(f"precision must be one of {known}; found {precision!r}")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _find_device(device)
         self.detector = detector.to(self.device).eval()
         self.detector.vision.to(getattr(torch, precision))
 
@@ -71,7 +71,10 @@ class TorchBackend:
         """Encodes preprocessed images [B, 3, H, W]; returns the features of each."""
         pixels = torch.from_numpy(pixel_values).to(self.device)
         features = self.detector.encode_images(pixels)
-        return [features[index : index + 1] for index in range(len(pixels))]
+        if len(pixels) == 1:
+            return [features]
+        # Copies, so that a scene that is kept does not keep its whole batch.
+        return [features[index : index + 1].clone() for index in range(len(pixels))]
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -98,3 +101,22 @@ class TorchBackend:
         )
         result: NDArray[np.float32] = logits[0].float().cpu().numpy()
         return result
+
+
+def _find_device(name: str | None) -> torch.device:
+    """The named device, or a GPU if there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device: expected one of this machine, found {name!r}: {reason}"
+        ) from error
+    return device

@@ -4,21 +4,24 @@ Boxes are xyxy in pixels of the image; sizes are in pixels too.
 """
 
 import math
-from collections.abc import Sequence
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from owlkit.detections import Detections
-from owlkit.errors import DetectionsError, ImageError
+from owlkit.errors import DetectionsError
+from owlkit.images import ImageSource, load_image
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Palette = Sequence[Sequence[int]] | NDArray[np.integer]
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart (Color Universal
 # Design, 2008, https://jfly.uni-koeln.de/color/), without black; neighbours differ in brightness.
@@ -38,6 +41,11 @@ _RIM_OPACITY = 120
 # exceeds it is left out, because nobody could read it or see the image.
 _MOST_COVERED_IMAGE = 0.25
 _MOST_COVERED_CHIP = 0.1
+
+# Fonts of common systems that hold many scripts, by the name under which Pillow finds them.
+_FONTS_OF_MANY_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
+# No character: every font draws its sign for a missing glyph.
+_NO_CHARACTER = "\U0010ffff"
 
 
 def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
@@ -68,13 +76,13 @@ class _Style:
 
 
 def draw_detections(
-    image: NDArray[np.uint8],
+    image: ImageSource,
     detections: Detections,
     *,
-    palette: Sequence[Colour] | None = None,
+    palette: Palette | None = None,
     line_width: int | None = None,
     font_size: float | None = None,
-    font: str | Path | None = None,
+    font: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
     """Draws every box with a chip that holds its name and score.
 
@@ -83,26 +91,33 @@ def draw_detections(
     shortened; a chip is left out where better ones would hide it or chips would hide the image.
 
     Args:
-        image: RGB, uint8 [H, W, 3]; not changed.
+        image: A path, an http(s) URL, a PIL image or a uint8 array [H, W, 3] (RGB); not changed.
         detections: Boxes in pixels of this image.
-        palette: RGB colours in [0, 255]; label i gets colour ``i % len(palette)``. None for 21
-            colours that suit all colour vision.
-        line_width: Of the boxes; None for one that suits the image size.
-        font_size: Of the chips; None for one that suits the image size.
-        font: A TrueType or OpenType file, for names in scripts that Pillow's own font lacks
-            (it holds the Latin alphabet).
+        palette: RGB colours, integers in [0, 255] [C, 3]; label i gets colour ``i % C``. None for
+            21 colours that suit all colour vision.
+        line_width: Of the boxes, at least 1; None for one that suits the image size.
+        font_size: Of the chips, at least 1; None for one that suits the image size.
+        font: A TrueType or OpenType file. None for Pillow's own font, which holds the Latin
+            alphabet, or one of the system's that lacks fewer characters of the names.
 
     Returns:
         A new RGB image of the same size.
 
     Raises:
-        ImageError: If the image is not uint8 [H, W, 3].
-        DetectionsError: If the detections belong to an image of another size, or the palette is
-            empty.
+        ImageError: If the image cannot be read.
+        DetectionsError: If the detections belong to an image of another size, or an option cannot
+            be used.
     """
-    _check(image, detections, palette)
-    canvas = Image.fromarray(np.ascontiguousarray(image))
-    style = _style(canvas.size, palette or PALETTE, line_width, font_size, font)
+    pixels = load_image(image)
+    _check_size(pixels, detections)
+    canvas = Image.fromarray(pixels)
+    side = (canvas.width * canvas.height) ** 0.5
+    # Sizes follow the image, so that a thumbnail and a 20-megapixel photograph look alike.
+    points = max(9.0, side / 42) if font_size is None else font_size
+    width = max(1, round(side / 260)) if line_width is None else line_width
+    colours_of_labels = PALETTE if palette is None else _checked_palette(palette)
+    face = load_font(font, points, texts=detections.names)
+    style = _style(colours_of_labels, width, face, points)
     best_first = np.argsort(-detections.scores, kind="stable")
     boxes = [_pixels(detections.boxes[row], canvas.size) for row in best_first]
     colours = [style.colour(int(label)) for label in detections.labels[best_first]]
@@ -120,38 +135,96 @@ def draw_detections(
     return canvas
 
 
-def _check(image: NDArray[Any], detections: Detections, palette: Sequence[Colour] | None) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ImageError(
-            f"expected an image uint8 [H, W, 3], found {image.dtype} {list(image.shape)}"
-        )
+def load_font(
+    font: str | os.PathLike[str] | None, size: float, *, texts: Iterable[str] = ()
+) -> Font:
+    """Opens a font, so that a wrong one is found before there is anything to draw.
+
+    Args:
+        font: A TrueType or OpenType file; None for Pillow's own font, or one of the system's that
+            lacks fewer characters of the texts.
+        size: In pixels, at least 1.
+        texts: What is going to be written.
+
+    Raises:
+        DetectionsError: If the size is out of range or the file cannot be read as a font.
+    """
+    if not (_is_number(size) and 1 <= size < math.inf):
+        raise DetectionsError(f"expected font_size of at least 1, found {size!r}")
+    try:
+        if font is None:
+            return _own_or_system_font(size, texts)
+        return ImageFont.truetype(os.fspath(font), size)
+    except (OSError, TypeError, ValueError) as error:
+        raise DetectionsError(
+            f"expected a TrueType or OpenType file and a font_size in its range, found "
+            f"{font or 'no file'} and {size}: {error}"
+        ) from error
+
+
+def _own_or_system_font(size: float, texts: Iterable[str]) -> Font:
+    """Pillow's own font, or the one of the system's that lacks fewest characters of the texts."""
+    own, characters = ImageFont.load_default(size), set().union(*texts)
+    if not _missing(own, characters):
+        return own
+    fonts = [own, *(ImageFont.truetype(path, size) for path in _system_fonts())]
+    return min(fonts, key=lambda font: _missing(font, characters))
+
+
+def _missing(font: Font, characters: Iterable[str]) -> int:
+    """How many characters the font would draw as its sign for a missing glyph."""
+    unknown = font.getmask(_NO_CHARACTER)
+    return sum(
+        mask.size == unknown.size and bytes(mask) == bytes(unknown)
+        for mask in (font.getmask(one) for one in characters if one.isprintable())
+    )
+
+
+@lru_cache(maxsize=1)
+def _system_fonts() -> tuple[str, ...]:
+    """Files of those fonts of many scripts that are installed; looked for once, in many folders."""
+    found = []
+    for name in _FONTS_OF_MANY_SCRIPTS:
+        try:
+            found.append(str(ImageFont.truetype(name, 10).path))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+def _check_size(image: NDArray[np.uint8], detections: Detections) -> None:
     size = image.shape[:2]
     if detections.image_size not in (None, size):
         raise DetectionsError(
             f"expected an image of {detections.image_size} (height, width), found {size}"
         )
-    if palette is not None and not len(palette):
-        raise DetectionsError("expected a palette of at least one colour, found none")
 
 
-def _style(
-    size: tuple[int, int],
-    palette: Sequence[Colour],
-    line_width: int | None,
-    font_size: float | None,
-    font: str | Path | None,
-) -> _Style:
-    """Sizes that follow the image, so that a thumbnail and a 20-megapixel photograph look alike."""
-    side = (size[0] * size[1]) ** 0.5
-    points = max(9.0, side / 42) if font_size is None else font_size
-    face: Font = (
-        ImageFont.load_default(points) if font is None else ImageFont.truetype(str(font), points)
-    )
-    _, top, _, bottom = face.getbbox("Ålgjy|")
+def _checked_palette(palette: Palette) -> tuple[Colour, ...]:
+    expected = "expected a palette of at least one RGB colour, integers in [0, 255] [C, 3]"
+    try:
+        colours = np.asarray(palette)
+    except ValueError as error:
+        raise DetectionsError(f"{expected}; {error}") from error
+    if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours):
+        raise DetectionsError(f"{expected}; found shape {list(colours.shape)}")
+    if colours.dtype.kind not in "iu" or colours.min() < 0 or colours.max() > 255:
+        raise DetectionsError(f"{expected}; found {colours.dtype} {colours.tolist()}")
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _style(palette: Sequence[Colour], line_width: int, font: Font, points: float) -> _Style:
+    if not (isinstance(line_width, int | np.integer) and line_width >= 1):
+        raise DetectionsError(f"expected line_width of at least 1, found {line_width!r}")
+    _, top, _, bottom = font.getbbox("Ålgjy|")
     return _Style(
         palette=palette,
-        line_width=max(1, round(side / 260)) if line_width is None else line_width,
-        font=face,
+        line_width=int(line_width),
+        font=font,
         line_height=round(bottom - top),
         padding=max(1, round(points / 5)),
     )
@@ -169,14 +242,22 @@ def _fitting_text(name: str, score: float, style: _Style, size: tuple[int, int])
     """The longest form of "name score" that fits into the image; empty if none does."""
     if style.line_height + 2 * style.padding > size[1] // 2:
         return ""
+    room = size[0] - 2 * _side_padding(style)
     # A line break would make a chip of unknown height.
     name = " ".join(name.split())
-    shortened = (f"{name[:length].rstrip()}…" for length in range(len(name) - 1, 0, -1))
-    room = size[0] - 2 * _side_padding(style)
-    for text in (f"{name} {score:.2f}".strip(), name, *shortened):
-        if style.font.getlength(text) <= room:
+    for text in (f"{name} {score:.2f}".strip(), name):
+        # A character is at least a pixel wide; to measure thousands of them takes long.
+        if len(text) <= room and style.font.getlength(text) <= room:
             return text
-    return ""
+    lengths = range(1, min(len(name), room))
+    fitting = bisect_right(
+        lengths, float(room), key=lambda length: style.font.getlength(_shortened(name, length))
+    )
+    return _shortened(name, lengths[fitting - 1]) if fitting else ""
+
+
+def _shortened(name: str, length: int) -> str:
+    return f"{name[:length].rstrip()}…"
 
 
 def _side_padding(style: _Style) -> int:

@@ -1,5 +1,7 @@
 """Configurations become detectors; trained towers keep their weights."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,14 @@ import pytest
 import timm
 import torch
 from timm.models import save_for_hf
+from transformers import BertConfig, BertModel
 
 from owlkit import DualEncoder, OwlDetector
 from owlkit.build import build_detector
 from owlkit.config import DetectorConfig, load_config
 from owlkit.encoders import VisionTower
-from owlkit.encoders.positions import resample_positions
-from owlkit.encoders.pretrained import published_positions
-from owlkit.errors import CheckpointError, ConfigError
+from owlkit.encoders.positions import published_positions, resample_positions
+from owlkit.errors import CheckpointError, ConfigError, InputSizeError
 from tests.encoders.test_hf_vision import copy_as_model_folder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -161,3 +163,55 @@ def test_feature_maps_with_a_wider_pool_need_another_merge() -> None:
     with pytest.raises(ConfigError, match="merge 'none'"):
         build("model.vision.name=mobilenetv3_small_050", *scratch)
     build("model.vision.name=mobilenetv3_small_050", "model.heads.merge=none", *scratch)
+
+
+def test_colours_belong_to_the_weights(golden: Callable[[str], Path], tmp_path: Path) -> None:
+    siglip = copy_as_model_folder(golden("03_towers") / "siglip", tmp_path / "siglip")
+    merge = ["model.vision.image_size=48", "model.heads.merge=none"]
+    detector = build(f"model.init_from={siglip}", *merge, *CLEARED)
+    assert detector.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert detector.text.context_length == 10
+    dino = copy_as_model_folder(golden("03_towers") / "dinov2_registers", tmp_path / "dino")
+    settings = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (dino / "preprocessor_config.json").write_text(json.dumps(settings))
+    options = ["model.vision.image_size=56", "model.vision.overrides={}"]
+    detector = build(f"model.vision.weights={dino}", *options)
+    assert detector.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert detector.vision.positions == "bicubic_antialias"
+    chosen = build(f"model.vision.weights={dino}", *options, "model.preprocessing.mean=[0,0,0]")
+    assert chosen.preprocessing.mean == (0.0, 0.0, 0.0)
+
+
+CLEARED = [
+    "model.vision.overrides={}",
+    *(f"model.text.{key}={value}" for key, value in (("width", 512), ("depth", 12), ("heads", 8))),
+    "model.text.vocab_size=49408",
+    "model.text.embed_width=512",
+]
+
+
+def test_a_multilingual_encoder_brings_its_pool_and_tokenizer(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    config = BertConfig(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    for path in tokenizer_folder.iterdir():
+        shutil.copy(path, tmp_path)
+    options = [option for option in CLEARED[1:] if "embed_width" not in option]
+    detector = build(f"model.text.weights={tmp_path}", *options)
+    assert detector.text.pool == "mean"
+    assert detector.tokenizer is not None
+    assert detector.tokenizer.context_length == 40
+    assert detector.encode_strings(["eine rote Tasse", "a red mug"]).shape == (2, 64)
+
+
+def test_image_sizes_off_the_patch_grid_are_refused() -> None:
+    with pytest.raises(InputSizeError, match="16x16"):
+        build("model.vision.image_size=65")

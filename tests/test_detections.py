@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import ZeroShotObjectDetectionPipeline
 
+import owlkit
 from owlkit.detections import Detections
 from owlkit.errors import DetectionsError, MissingDependencyError
 
@@ -54,6 +55,7 @@ def test_types_and_copies():
         ({"labels": [0, -1, 0]}, "labels of at least 0, found -1 at row 1"),
         ({"names": ["dog"]}, "3 names, one per box, found 1"),
         ({"names": "dog"}, "sequence of strings, found 'dog'"),
+        ({"names": None}, "sequence of strings, found None"),
         ({"names": ["dog", 3, "cat"]}, "names to be strings, found 3 at row 1"),
         ({"boxes": [*BOXES[:2], [5, 0, 4, 9]]}, "x0 <= x1 and y0 <= y1, found .* at row 2"),
         ({"boxes": [[0, 5, 4, 4.9], *BOXES[1:]]}, "y0 <= y1, found .* at row 0"),
@@ -64,6 +66,7 @@ def test_types_and_copies():
         ({"scores": [-0.1, 0.5, 0.5]}, "found -0.1"),
         ({"image_size": (40,)}, r"image_size \(height, width\) in pixels, found \(40,\)"),
         ({"image_size": (40, 0)}, "image_size"),
+        ({"image_size": 5}, "found 5"),
         ({"image_size": (40, 30.5)}, "image_size"),
     ],
 )
@@ -146,8 +149,10 @@ def test_filter_is_strict():
     assert make().filter(0.5).scores.tolist() == pytest.approx([0.9])
     assert make(scores=[0.1, 0.1, 0.2]).filter(0.1).scores.tolist() == pytest.approx([0.2])
     assert len(make().filter(0.0)) == 3
-    with pytest.raises(DetectionsError, match=r"threshold in \[0, 1\], found 2"):
-        make().filter(2)
+    for threshold in (2, "a", "0.5", None, [0.1, 0.2], float("nan")):
+        with pytest.raises(DetectionsError, match=r"threshold in \[0, 1\], found "):
+            make().filter(threshold)
+    assert len(make().filter(np.float32(0.5))) == 1
 
 
 def test_to_list_is_what_the_transformers_pipeline_returns():
@@ -191,6 +196,7 @@ def test_to_coco():
     np.testing.assert_allclose(entries[0]["bbox"], [0.9, 1.2, 9.8, 19.799], rtol=1e-6)
     assert entries[2]["score"] == 0.5
     assert json.loads(json.dumps(entries)) == entries
+    assert json.loads(json.dumps(make().to_coco(np.int64(42))))[0]["image_id"] == 42
     assert [entry["category_id"] for entry in make().to_coco(1)] == [1, 0, 1]
     assert [entry["category_id"] for entry in make().to_coco(1, [7, 9])] == [9, 7, 9]
     for ids in ({0: 17}, [17]):
@@ -248,5 +254,17 @@ def test_plot_draws_on_the_source(tmp_path, kind):
 
 
 def test_plot_says_that_it_needs_the_image():
-    with pytest.raises(DetectionsError, match=r"know their image \(source\), found None"):
+    with pytest.raises(DetectionsError, match=r"know their image \(source\), found None") as caught:
         make(source=None).plot()
+    assert "owlkit.visualize.draw_detections(image, detections)" in str(caught.value)
+    image = np.zeros((40, 30, 3), np.uint8)
+    drawn = owlkit.visualize.draw_detections(image, make(source=None))
+    assert drawn.size == (30, 40), "the advice works after `import owlkit` alone"
+
+
+def test_without_source_lets_go_of_the_image():
+    frame = np.zeros((40, 30, 3), np.uint8)
+    found = make(source=frame)
+    assert found.source is frame, "not copied"
+    assert found.without_source().source is None
+    assert found.without_source() == found

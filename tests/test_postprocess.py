@@ -413,6 +413,8 @@ def test_postprocess_names_what_does_not_fit():
     [
         ({"nms_iou": 1.5}, r"nms_iou in \[0, 1\] or None, found 1.5"),
         ({"nms_iou": float("nan")}, "found nan"),
+        ({"nms_iou": "0.5"}, r"nms_iou in \[0, 1\] or None, found '0.5'"),
+        ({"nms_iou": [0.5, 0.6]}, "found "),
         ({"soft_nms": "hard"}, "found 'hard'"),
         ({"top_k": 0}, "top_k to be an integer of at least 1 or None, found 0"),
     ],

@@ -1,6 +1,7 @@
 """The predictor: encode once, query often, boxes in pixels of the original image."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_all_photographs(predictor: Predictor, data_dir: Path) -> None:
     predictor.batch_size = 32
     for start in range(0, len(photographs), 256):
         found = predictor.detect([*photographs[start : start + 256]], NAMES, threshold=0.4)
-        for path, detections in zip(photographs[start:], found, strict=False):
+        for path, detections in zip(photographs[start : start + 256], found, strict=True):
             with Image.open(path) as picture:
                 width, height = picture.size
             assert detections.image_size == (height, width)
@@ -199,3 +200,37 @@ def test_images_are_read_as_load_image_reads_them(
     from_path = predictor.detect(tmp_path / "image.png", NAMES, threshold=0.3)
     assert from_array == from_path
     assert np.array_equal(load_image(tmp_path / "image.png"), np.asarray(image))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, None])
+def test_a_batch_size_must_be_positive(backend: CountingBackend, batch_size: Any) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        Predictor(backend, batch_size=batch_size)
+
+
+def test_a_device_that_is_not_there_is_named(owlv2_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="found 'banana'"):
+        Predictor.from_pretrained(owlv2_folder, device="banana")
+
+
+def test_a_kept_scene_does_not_keep_its_batch(predictor: Predictor, image: Image.Image) -> None:
+    for scene in (predictor.encode([image] * 2)[1], predictor.encode(image)):
+        embeds = scene.features.class_embeds
+        assert embeds.untyped_storage().nbytes() == embeds.numel() * embeds.element_size()
+
+
+def test_threads_share_a_predictor(predictor: Predictor, image: Image.Image) -> None:
+    """With a text cache so small that it forgets all the time."""
+    scene = predictor.encode(image)
+    words = [f"{noun} {number}" for noun in ("cat", "dog", "owl") for number in range(8)]
+    expected = {word: predictor.detect(scene, [word], threshold=0.0).scores for word in words}
+
+    def ask(word: str) -> bool:
+        found = predictor.detect(scene, [word, "tree"], threshold=0.0)
+        return bool(np.allclose(found.scores[found.labels == 0], expected[word], atol=1e-6))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("owlkit.query_vectors.REMEMBERED_TEXTS", 3)
+        patch.setattr("owlkit.query_vectors.REMEMBERED_SETS", 2)
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(ask, words * 4))

@@ -221,19 +221,113 @@ def test_real_photograph(data_dir, chips):
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((4, 5), np.uint8),
-        np.zeros((4, 5, 4), np.uint8),
         np.zeros((4, 5, 3), np.float32),
         np.zeros((0, 5, 3), np.uint8),
+        "absent.png",
+        None,
     ],
 )
 def test_other_images_are_refused(image):
-    with pytest.raises(ImageError, match=r"uint8 \[H, W, 3\], found"):
+    with pytest.raises(ImageError, match=r"expected .*found"):
         draw_detections(image, Detections.empty())
+
+
+def test_any_image_source_will_do(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    detections = make([[10, 20, 60, 70]])
+    expected = np.asarray(draw_detections(photo, detections))
+    for source in (tmp_path / "photo.png", str(tmp_path / "photo.png"), Image.fromarray(photo)):
+        np.testing.assert_array_equal(np.asarray(draw_detections(source, detections)), expected)
 
 
 def test_misfits_are_refused():
     with pytest.raises(DetectionsError, match=r"\(20, 30\) \(height, width\), found \(30, 20\)"):
         draw_detections(grey(30, 20), Detections.empty((20, 30)))
-    with pytest.raises(DetectionsError, match="palette of at least one colour"):
-        draw_detections(grey(30, 20), Detections.empty(), palette=[])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"palette": []}, "palette of at least one RGB colour.*found shape"),
+        ({"palette": np.zeros((0, 3), int)}, "palette of at least one"),
+        ({"palette": [(1, 2)]}, r"found shape \[1, 2\]"),
+        ({"palette": [(1, 2, 3), (1, 2)]}, "palette of at least one"),
+        ({"palette": (255, 0, 0)}, r"found shape \[3\]"),
+        ({"palette": ["red"]}, r"found shape \[1\]"),
+        ({"palette": [(0.5, 0.0, 1.0)]}, "found float64"),
+        ({"palette": [(0, 0, 256)]}, "found int64"),
+        ({"palette": [(0, 0, -1)]}, "found int64"),
+        ({"line_width": 0}, "line_width of at least 1, found 0"),
+        ({"line_width": 1.5}, "line_width"),
+        ({"line_width": "2"}, "line_width of at least 1, found '2'"),
+        ({"font_size": 0}, "font_size of at least 1, found 0"),
+        ({"font_size": float("nan")}, "font_size of at least 1, found nan"),
+        ({"font_size": "big"}, "font_size of at least 1, found 'big'"),
+        ({"font_size": 1e9}, "font_size in its range"),
+        ({"font": "no_such_font.ttf"}, "found no_such_font.ttf"),
+        ({"font": __file__}, "TrueType or OpenType file.*test_visualize.py"),
+        ({"font": 7}, "found 7"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(options, message):
+    with pytest.raises(DetectionsError, match=message):
+        draw_detections(grey(30, 20), Detections.empty(), **options)
+
+
+def test_palette_may_be_an_array():
+    detections = make([[10, 40, 90, 90]])
+    palette = np.array([RED, BLUE], np.uint8)
+    assert where(draw_detections(grey(100, 100), detections, palette=palette), RED).any()
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[int]:
+    """How many characters are measured; each costs time."""
+    lengths = []
+    getlength = ImageFont.FreeTypeFont.getlength
+
+    def spy(font, text, *args, **kwargs):
+        lengths.append(len(text))
+        return getlength(font, text, *args, **kwargs)
+
+    monkeypatch.setattr(ImageFont.FreeTypeFont, "getlength", spy)
+    return lengths
+
+
+def test_a_name_of_any_length_is_shortened_at_once(chips, measured):
+    name = "word " * 4000
+    draw_detections(grey(200, 300), make([[20, 50, 80, 100]], names=[name]))
+    ((text, chip),) = chips
+    assert text.endswith("…")
+    assert name.startswith(text[:-1])
+    assert chip[2] - chip[0] > 250, "as long as it fits"
+    assert sum(measured) < 3000
+
+
+def test_a_font_of_the_system_writes_what_the_own_one_lacks(monkeypatch, tmp_path):
+    # Both fonts are Pillow's own; the copy stands for one that has what the own one lacks.
+    path = tmp_path / "font.ttf"
+    path.write_bytes(ImageFont.load_default(10).font_bytes)
+    monkeypatch.setattr(visualize, "_system_fonts", lambda: (str(path),))
+    own = visualize.load_font(None, 10, texts=["猫"])
+    assert own.path != str(path), "no better one"
+    assert visualize._missing(own, "cat") == 0
+    assert visualize._missing(own, "c猫 🦉") == 2
+
+    def missing(font, characters):
+        return len(set(characters) & {"猫"}) if font.path != str(path) else 0
+
+    monkeypatch.setattr(visualize, "_missing", missing)
+    assert visualize.load_font(None, 10, texts=["猫", "cat"]).path == str(path)
+    assert visualize.load_font(None, 10, texts=["cat"]).path != str(path)
+
+
+def test_fonts_of_the_system_are_looked_up_by_name(monkeypatch):
+    monkeypatch.setattr(visualize, "_FONTS_OF_MANY_SCRIPTS", ("no such font.ttf",))
+    visualize._system_fonts.cache_clear()
+    try:
+        assert visualize._system_fonts() == ()
+        assert draw_detections(grey(99, 99), make([[9, 9, 50, 50]], names=["猫"])).size == (99, 99)
+    finally:
+        visualize._system_fonts.cache_clear()

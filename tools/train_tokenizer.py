@@ -34,13 +34,13 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer = train_tokenizer(
             texts, vocab_size=options.vocab_size, context_length=options.context_length
         )
-    except OwlkitError as error:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=options.out.parent) as scratch:
+            finished = Path(scratch) / "tokenizer"
+            tokenizer.save_pretrained(finished)
+            finished.replace(options.out)
+    except (OwlkitError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.out.parent) as scratch:
-        finished = Path(scratch) / "tokenizer"
-        tokenizer.save_pretrained(finished)
-        finished.replace(options.out)
     print(f"{options.out}: {len(tokenizer)} tokens, rows of at most {options.context_length}")
 
 

@@ -1,6 +1,7 @@
 """One command: its options, and what to do with an error."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,10 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
     def main(self, words: Sequence[str] | None = None, *, program: str | None = None) -> int:
-        """Parses the words and runs the job; an owlkit error becomes one message.
+        """Parses the words and runs the job.
+
+        What a user can put right - an error of owlkit, of the file system, a package that is not
+        installed - becomes one message.
 
         Args:
             words: The command line; None takes it from the process.
@@ -37,12 +41,20 @@ class Command:
         self.add_arguments(parser)
         # Intermixed: options may stand before, between and after `key=value` words.
         options = parser.parse_intermixed_args(words)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file name need not be text that the terminal can show.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return self.run(options)
-        except OwlkitError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
         except BrokenPipeError:
             # The reader has seen enough (`| head`); nothing more may be flushed at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except (OwlkitError, OSError) as error:
+            message = str(error)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("owlkit"):
+                raise
+            message = f"this command needs {error.name}: pip install 'owlkit[torch]'"
+        print(f"error: {message}", file=sys.stderr)
+        return 1

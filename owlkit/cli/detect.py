@@ -1,21 +1,33 @@
 """``owlkit detect``: annotated pictures and one JSON file from images and words."""
 
 import argparse
-import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from owlkit.cli.files import (
+    check_nothing_is_overwritten,
+    find_sources,
+    picture_names,
+    write_json,
+    written_whole,
+)
 from owlkit.detections import Detections
 from owlkit.errors import ImageError, QueryError
+from owlkit.images import describe_source, load_image
+from owlkit.postprocess import Selection
 from owlkit.prompts import TEMPLATES
+from owlkit.visualize import draw_detections, load_font
+
+if TYPE_CHECKING:
+    from owlkit.predictor import Predictor
 
 SUMMARY = "find words in images; write annotated pictures and one JSON file"
-
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nms-iou", type=float, default=0.5, help="overlap that duplicates exceed")
     parser.add_argument("--top-k", type=int, default=300, help="most boxes per image (default 300)")
     parser.add_argument("--templates", choices=sorted(TEMPLATES), default="none")
+    parser.add_argument("--font", type=Path, help="font file for the names in the pictures")
     parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
@@ -35,83 +48,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detects, image by image; an unreadable image is reported and the others go on.
+    """Detects, image by image; one that fails is reported and the others go on.
 
     Returns:
-        0, or 1 if an image could not be read.
-    """
-    from owlkit.predictor import Predictor
+        0, or 1 if an image could not be read or a picture not be written.
 
+    Raises:
+        ImageError: If there are no images, or a result would replace one of them.
+        QueryError: If the words or an option cannot be used.
+        DetectionsError: If the font cannot be read.
+    """
+    # Whatever can be found wrong is, before a large model is loaded.
+    queries = _checked_queries(options)
+    sources = find_sources(options.images, options.out)
+    pictures = {source: options.out / name for source, name in picture_names(sources).items()}
+    results = options.out / "detections.json"
+    check_nothing_is_overwritten(sources, [results, *pictures.values()])
+    predictor = _load(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {}
+    skipped = 0
+    for source, picture in pictures.items():
+        try:
+            image = load_image(source)
+            detections = _detect(predictor, image, queries, options)
+        except ImageError as error:
+            skipped += _skip(source, error)
+            continue
+        found[source] = detections.to_list()
+        print(f"{describe_source(source)}: {_summary(detections)}")
+        try:
+            _save_picture(picture, draw_detections(image, detections, font=options.font))
+        except (OSError, ValueError) as error:
+            skipped += _skip(source, error)
+    write_json(results, found)
+    print(f"{len(found)} images, {skipped} skipped: {options.out}")
+    return 1 if skipped else 0
+
+
+def _checked_queries(options: argparse.Namespace) -> list[str]:
+    """The words to look for; raises what these or other options deserve."""
     queries = [query.strip() for query in options.queries.split(",") if query.strip()]
     if not queries:
         raise QueryError(f"--queries: expected words, found {options.queries!r}")
-    sources = list(_expand(options.images))
-    options.out.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor.from_pretrained(
+    Selection(threshold=options.threshold, nms_iou=options.nms_iou, top_k=options.top_k)
+    load_font(options.font, size=12)
+    return queries
+
+
+def _load(options: argparse.Namespace) -> "Predictor":
+    from owlkit.predictor import Predictor
+
+    return Predictor.from_pretrained(
         options.model, device=options.device, precision=options.precision
     )
-    found: dict[str, list[dict[str, Any]]] = {}
-    unreadable = 0
-    pictures = _picture_names(sources)
-    for source in sources:
-        try:
-            detections = predictor.detect(
-                source,
-                queries,
-                threshold=options.threshold,
-                nms_iou=options.nms_iou,
-                top_k=options.top_k,
-                templates=options.templates,
-            )
-        except ImageError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            unreadable += 1
-            continue
-        found[source] = detections.to_list()
-        detections.plot().save(options.out / pictures[source])
-        print(f"{source}: {_summary(detections)}")
-    _write_json(options.out / "detections.json", found)
-    print(f"{len(found)} images, {unreadable} unreadable: {options.out}")
-    return 1 if unreadable else 0
 
 
-def _expand(images: Iterable[str]) -> Iterable[str]:
-    """Files and URLs as they are; for a folder, the images in it, at any depth."""
-    for image in images:
-        if Path(image).is_dir():
-            yield from sorted(
-                str(path)
-                for path in Path(image).rglob("*")
-                if path.suffix.lower() in _IMAGE_SUFFIXES
-            )
-        else:
-            yield image
+def _detect(
+    predictor: "Predictor",
+    image: NDArray[np.uint8],
+    queries: Sequence[str],
+    options: argparse.Namespace,
+) -> Detections:
+    return predictor.detect(
+        image,
+        queries,
+        threshold=options.threshold,
+        nms_iou=options.nms_iou,
+        top_k=options.top_k,
+        templates=options.templates,
+    )
 
 
-def _picture_names(sources: Iterable[str]) -> dict[str, str]:
-    """A file name for each picture; images of one name from several folders get a number."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for source in sources:
-        stem = Path(source.split("?")[0]).stem or "image"
-        name, number = f"{stem}.jpg", 1
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}.jpg"
-        taken.add(name)
-        names[source] = name
-    return names
+def _save_picture(path: Path, picture: Image) -> None:
+    """Writes a JPEG; raises OSError or ValueError where it is beyond the limits of that format."""
+    with written_whole(path) as scratch:
+        picture.save(scratch, format="JPEG")
+
+
+def _skip(source: str, error: Exception) -> int:
+    """Reports a source that goes without its picture; returns 1, to count it."""
+    name = describe_source(source)
+    print(f"skipped {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
+    return 1
 
 
 def _summary(detections: Detections) -> str:
     counts = {name: detections.names.count(name) for name in dict.fromkeys(detections.names)}
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing found"
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Writes beside and renames, so that an interrupted run leaves no half file."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".json", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-    os.replace(file.name, path)

@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Builds and saves; returns 0."""
-    from owlkit.build import build_detector
     from owlkit.config import DetectorConfig, describe_fields, dump_config, load_config
 
     if options.list_fields:
@@ -37,6 +36,9 @@ def run(options: argparse.Namespace) -> int:
     if options.print_config:
         print(dump_config(config), end="")
         return 0
+    # Imported here, because it loads torch, which showing a configuration does not need.
+    from owlkit.build import build_detector
+
     detector = build_detector(config.model, seed=config.seed)
     out = Path(paths[1])
     if options.huggingface:

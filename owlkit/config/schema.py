@@ -17,8 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # A list in YAML becomes a tuple here; the numbers in it are still checked strictly.
 ChannelValues = Annotated[tuple[float, float, float], Field(strict=False)]
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+ChannelScales = Annotated[
+    tuple[
+        Annotated[float, Field(gt=0.0)],
+        Annotated[float, Field(gt=0.0)],
+        Annotated[float, Field(gt=0.0)],
+    ],
+    Field(strict=False),
+]
 
 
 class Section(BaseModel):
@@ -52,12 +58,13 @@ class VisionSection(Section):
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Largest stochastic-depth rate; it rises linearly from 0 at the first block."""
 
-    positions: Literal[
-        "bicubic", "bicubic_offset", "bicubic_antialias", "bilinear_aligned", "crop"
-    ] = "bicubic"
+    positions: (
+        Literal["bicubic", "bicubic_offset", "bicubic_antialias", "bilinear_aligned", "crop"] | None
+    ) = None
     """How position embeddings are fitted to another grid: `bicubic` as Hugging Face does,
-    `bicubic_offset` as DINO, `bicubic_antialias` as OpenCLIP, `bilinear_aligned` as OWL-ViT does
-    when it starts from CLIP, `crop` as OWLv2 does below its training size."""
+    `bicubic_offset` as DINO, `bicubic_antialias` as DINOv2 with registers, `bilinear_aligned` as
+    OWL-ViT does when it starts from CLIP, `crop` as OWLv2 does below its training size; null
+    keeps the rule that belongs to the weights."""
 
     gradient_checkpointing: bool = False
     """Recompute the blocks in the backward pass: less memory, about a third more time."""
@@ -89,8 +96,9 @@ class TextSection(Section):
     vocab_size: int = Field(default=49408, ge=2)
     """Rows of the token embedding; at least the vocabulary of the tokenizer."""
 
-    context_length: int = Field(default=16, ge=2)
-    """Longest query in tokens, start and end token included. OWL-ViT uses 16, CLIP 77."""
+    context_length: int | None = Field(default=None, ge=2)
+    """Longest query in tokens, start and end token included; null takes OWL-ViT's 16 for CLIP text
+    towers (CLIP itself has 77) and all that others have."""
 
     embed_width: int = Field(default=512, ge=1)
     """Width of the embedding space shared with the image tower."""
@@ -106,10 +114,10 @@ class TextSection(Section):
     """Folder or hub id of a transformers text model, which then decides the sizes; null makes
     random weights."""
 
-    pool: Literal["argmax", "eos", "last", "cls", "mean"] | None = "argmax"
+    pool: Literal["argmax", "eos", "last", "cls", "mean"] | None = None
     """Which token becomes the sentence vector: `argmax` the largest id (CLIP, OWL-ViT), `eos` the
     first end token, `last` the last position of a fully padded row (SigLIP), `cls` the first,
-    `mean` of the real ones; null takes what belongs to `weights`."""
+    `mean` of the real ones; null takes what belongs to `weights`, and `argmax` without."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -118,8 +126,6 @@ class TextSection(Section):
         if self.weights is not None:
             decided = ("width", "depth", "heads", "vocab_size", "activation")
             _refuse_changed(self, decided, decided_by="weights")
-        elif self.pool is None:
-            raise ValueError("pool is null, but there are no weights to take it from")
         return self
 
 
@@ -150,18 +156,12 @@ class PreprocessingSection(Section):
     pad_value: float = Field(default=0.5, ge=0.0, le=1.0)
     """Value of padded pixels before normalisation; 0 is black, 1 white."""
 
-    mean: ChannelValues = CLIP_MEAN
-    """Subtracted from the red, green and blue channel, in [0, 1]."""
+    mean: ChannelValues | None = None
+    """Subtracted from the red, green and blue channel, in [0, 1]; null takes what belongs to the
+    image tower's weights, and CLIP's for random ones."""
 
-    std: Annotated[
-        tuple[
-            Annotated[float, Field(gt=0.0)],
-            Annotated[float, Field(gt=0.0)],
-            Annotated[float, Field(gt=0.0)],
-        ],
-        Field(strict=False),
-    ] = CLIP_STD
-    """Divides the red, green and blue channel after the mean is subtracted."""
+    std: ChannelScales | None = None
+    """Divides the red, green and blue channel after the mean is subtracted; null as for `mean`."""
 
 
 class ModelSection(Section):
@@ -204,7 +204,7 @@ class DetectorConfig(Section):
     model: ModelSection = Field(default_factory=ModelSection)
     """The detector."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of every random number: weights, data order, augmentation."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
@@ -117,7 +118,10 @@ def vision_tower_from_config(config: Mapping[str, Any]) -> VisionTower:
     if model_type not in _CONFIG_CLASSES:
         known = ", ".join(_CONFIG_CLASSES)
         raise CheckpointError(f"expected a vision model of type {known}; found {model_type!r}")
-    values = _CONFIG_CLASSES[model_type](**config).to_dict()
+    try:
+        values = _CONFIG_CLASSES[model_type](**config).to_dict()
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise CheckpointError(f"{model_type}: not a valid configuration: {error}") from error
     overrides = _common_overrides(values)
     if model_type == "siglip_vision_model":
         pool = "map" if values.get("vision_use_head", True) else "avg"
@@ -197,9 +201,22 @@ def to_timm_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             _convert_stem_entry(key, value, converted)
     for name, parts in stacked.items():
-        converted[f"model.{name}"] = torch.cat([parts[i] for i in sorted(parts)])
+        _stack(name, parts, converted)
     _fold_class_position(converted)
     return converted
+
+
+def _stack(name: str, parts: Mapping[int, Tensor], converted: dict[str, Tensor]) -> None:
+    """Stacks query, key and value (or gate and value) if all are there.
+
+    Otherwise each part stays by itself, so that loading says which one is missing.
+    """
+    order = ("query", "key", "value") if ".attn." in name else ("gate", "value")
+    if len(parts) == len(order):
+        converted[f"model.{name}"] = torch.cat([parts[index] for index in range(len(order))])
+    else:
+        for index, part in parts.items():
+            converted[f"model.{name} ({order[index]} alone)"] = part
 
 
 def _convert_block_entry(

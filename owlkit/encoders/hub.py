@@ -16,6 +16,8 @@ from owlkit.errors import CheckpointError
 
 # What the readers raise for a file that is cut off or holds something else.
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, OSError, KeyError, RuntimeError, ValueError)
+MANIFEST = "owlkit.json"
+FORMAT_VERSION = 1
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.md", "*.jinja"]
 
 
@@ -48,9 +50,10 @@ def resolve_folder(folder_or_id: str | Path) -> Path:
 
 def _download(name: str) -> str:
     """Small files and safetensors weights; pickled weights only for repositories without them."""
-    folder = snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.safetensors"])
-    if not any(Path(folder).glob("**/*.safetensors")):
-        folder = snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.bin"])
+    weights = ["model*.safetensors", "text/model*.safetensors"]
+    folder = snapshot_download(name, allow_patterns=[*_SMALL_FILES, *weights])
+    if not any(Path(folder).glob("model*.safetensors")):
+        folder = snapshot_download(name, allow_patterns=[*_SMALL_FILES, "pytorch_model*.bin"])
     return folder
 
 
@@ -71,31 +74,60 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_manifest(folder: Path, *, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Reads and checks the ``owlkit.json`` of owlkit's own model folder.
+
+    Args:
+        folder: The model folder.
+        kinds: Kinds of model that are welcome: ``detector``, ``dual_encoder``.
+
+    Raises:
+        CheckpointError: If it is damaged, of a newer format, or of another kind of model.
+    """
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    version = manifest.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version: expected 1 to {FORMAT_VERSION}, found {version!r}; a newer "
+            "owlkit may have written it"
+        )
+    if manifest.get("kind") not in kinds:
+        expected = " or ".join(kinds)
+        raise CheckpointError(f"{path}: kind: expected {expected}, found {manifest.get('kind')!r}")
+    for key in ("architecture", "preprocessing"):
+        if not isinstance(manifest.get(key), dict):
+            raise CheckpointError(f"{path}: {key}: expected an object, found {manifest.get(key)!r}")
+    return manifest
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Reads all weights of a folder: ``model.safetensors``, its shards, or ``pytorch_model.bin``.
+    """Reads all weights of a folder: ``model.safetensors`` or ``pytorch_model.bin``, or shards.
 
     Pickled files are read with ``weights_only``, so loading runs no code.
 
     Raises:
         CheckpointError: If there are no weights or they cannot be read.
     """
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
-    pickled = folder / "pytorch_model.bin"
-    try:
-        if single.is_file():
-            return load_file(single)
-        if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            return {
-                key: value for shard in shards for key, value in load_file(folder / shard).items()
-            }
-        if pickled.is_file():
-            state: dict[str, Tensor] = torch.load(pickled, map_location="cpu", weights_only=True)
-            return state
-    except _DAMAGE as error:
-        raise CheckpointError(f"{folder}: weights are damaged: {error}") from error
-    raise CheckpointError(f"{folder}: expected model.safetensors, found no weights")
+    for name, read in (("model.safetensors", load_file), ("pytorch_model.bin", _read_pickled)):
+        files = [folder / name] if (folder / name).is_file() else []
+        if (index := folder / f"{name}.index.json").is_file() and not files:
+            shards = read_json(index).get("weight_map", {}).values()
+            files = [folder / shard for shard in sorted(set(shards))]
+        if files:
+            try:
+                return {key: value for file in files for key, value in read(file).items()}
+            except _DAMAGE as error:
+                raise CheckpointError(f"{folder}: weights are damaged: {error}") from error
+    raise CheckpointError(
+        f"{folder}: expected model.safetensors or pytorch_model.bin, whole or with an index of "
+        "shards; found neither"
+    )
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def load_exactly(module: torch.nn.Module, state: dict[str, Tensor], *, source: str | Path) -> None:

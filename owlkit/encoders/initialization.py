@@ -14,11 +14,11 @@ from owlkit.encoders.vision import VisionTower
 def init_clip_vision(tower: VisionTower) -> None:
     """Initialises an image tower as CLIP's [0].
 
-    Vision transformers: class token and positions ~ N(0, 1/D); blocks as
-    ``nn.MultiheadAttention`` and ``nn.Linear`` start (Xavier-uniform in-projection of the stacked
-    matrix, zero attention biases). CLIP's ResNets: attention pool ~ N(0, 1/C), the last norm of
-    each bottleneck at zero. Other backbones keep timm's own initialisation, which is the published
-    one for DINO and ConvNeXt.
+    Vision transformers with CLIP's norm before the blocks: class token and positions ~ N(0, 1/D);
+    blocks as ``nn.MultiheadAttention`` and ``nn.Linear`` start (Xavier-uniform in-projection of the
+    stacked matrix, zero attention biases). CLIP's ResNets: attention pool ~ N(0, 1/C), the last
+    norm of each bottleneck at zero. Other backbones keep timm's own initialisation: truncated
+    normal 0.02 for plain vision transformers, as DINO's.
 
     - [0]: Learning Transferable Visual Models From Natural Language Supervision, 2021,
       https://arxiv.org/abs/2103.00020
@@ -26,7 +26,7 @@ def init_clip_vision(tower: VisionTower) -> None:
     for module in tower.model.modules():
         if isinstance(module, AttentionPool2d):
             _init_attention_pool(module)
-    if tower.is_vit and getattr(tower.model, "norm_pre", None) is not None:
+    if tower.is_vit and not isinstance(tower.model.norm_pre, nn.Identity):
         _init_vit(tower.model, tower.width)
 
 

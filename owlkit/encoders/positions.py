@@ -78,6 +78,21 @@ def _interpolate(
     return F.interpolate(grid, size=new, mode="bicubic", antialias=mode == "bicubic_antialias")
 
 
+def published_positions(name: str) -> PositionMode:
+    """The rule under which timm's published weights of this name were trained.
+
+    DINO and DINOv2 stretch their table by a small offset, DINOv2 with registers uses antialias.
+    (Hugging Face's ports of the first two do not; a tower from their folders records what they
+    compute.)
+
+    Args:
+        name: timm's architecture with its tag, such as ``vit_small_patch14_dinov2.lvd142m``.
+    """
+    if "reg4_dinov2" in name:
+        return "bicubic_antialias"
+    return "bicubic_offset" if "dinov2" in name or name.endswith(".dino") else "bicubic"
+
+
 def check_position_mode(mode: str) -> PositionMode:
     """Returns the mode if it is known.
 

@@ -17,12 +17,17 @@ from transformers import (
     SiglipTextModel,
 )
 
-from owlkit.encoders.hub import load_exactly, resolve_folder
-from owlkit.encoders.quiet import without_progress_bars
+from owlkit.encoders.hub import load_exactly, read_weights, resolve_folder
+from owlkit.encoders.quiet import quiet_transformers
 from owlkit.errors import CheckpointError, ConfigError, TokenError
 
 Pool = Literal["argmax", "eos", "last", "cls", "mean"]
 POOLS: tuple[str, ...] = get_args(Pool)
+
+# The end token of CLIP models that were converted before it was configurable: a wrong value, which
+# transformers takes as the sign to look for the largest id.
+LEGACY_EOS = 2
+OWL_CONTEXT_LENGTH = 16
 
 
 class TextTower(nn.Module):
@@ -60,7 +65,14 @@ class TextTower(nn.Module):
             raise ConfigError(f"text pool must be one of {', '.join(POOLS)}; found {pool!r}")
         if pool == "eos" and eos_token_id is None:
             raise ConfigError("text pool 'eos' needs eos_token_id")
-        self.model: Any = model
+        if pool == "argmax" and eos_token_id is None and not isinstance(model, CLIPTextModel):
+            raise ConfigError(
+                "text pool 'argmax' is for CLIP: the end token must be the largest id"
+            )
+        self.model: Any
+        self.model = model
+        if pool in ("cls", "mean") and hasattr(self.model, "pooler"):
+            self.model.pooler = None  # never read; without it every weight has a gradient
         self.pool = pool
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
@@ -83,13 +95,18 @@ class TextTower(nn.Module):
 
     def save_model(self, folder: Path) -> None:
         """Writes the transformers model, without the projection, into a folder."""
-        with without_progress_bars():
+        with quiet_transformers():
             self.model.save_pretrained(folder)
 
     @property
     def context_length(self) -> int:
         """The most tokens a text may have."""
-        return int(self.model.config.max_position_embeddings)
+        length = int(self.model.config.max_position_embeddings)
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None):
+                # RoBERTa and its kin count positions from behind the padding's own.
+                length -= module.padding_idx + 1
+        return length
 
     @property
     def needs_full_length(self) -> bool:
@@ -112,6 +129,8 @@ class TextTower(nn.Module):
                 although the pool takes the vector there.
         """
         self._check_shape(input_ids)
+        if input_ids.shape[0] == 0:
+            return self._empty()
         padding = self._padding_rows(input_ids, attention_mask)
         if attention_mask is not None:
             # A row with nothing to attend to would make the softmax 0/0.
@@ -123,9 +142,15 @@ class TextTower(nn.Module):
         embeddings: Tensor = self.projection(pooled)
         return embeddings
 
+    def _empty(self) -> Tensor:
+        weights = next(self.parameters())
+        return torch.zeros(0, self.width, dtype=weights.dtype, device=weights.device)
+
     def _check_shape(self, input_ids: Tensor) -> None:
-        if input_ids.ndim != 2:
-            raise TokenError(f"input_ids must be [Q, L], found {list(input_ids.shape)}")
+        if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+            raise TokenError(
+                f"input_ids must be [Q, L] with at least one token, found {list(input_ids.shape)}"
+            )
         length = input_ids.shape[1]
         if length > self.context_length:
             raise TokenError(f"texts have {length} tokens, the tower takes {self.context_length}")
@@ -136,7 +161,7 @@ class TextTower(nn.Module):
             )
 
     def _padding_rows(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        padding = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        padding = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
         if self.pad_token_id is not None and self.pool in ("argmax", "eos"):
             padding = input_ids[:, 0] == self.pad_token_id
         if attention_mask is not None:
@@ -157,7 +182,7 @@ class TextTower(nn.Module):
                 return hidden.mean(dim=1)
             weights = attention_mask[..., None].to(hidden.dtype)
             return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        rows = torch.arange(len(input_ids), device=input_ids.device)
+        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
         return hidden[rows, self._end_positions(input_ids, padding)]
 
     def _end_positions(self, input_ids: Tensor, padding: Tensor) -> Tensor:
@@ -194,7 +219,7 @@ def create_text_tower(
     depth: int = 12,
     heads: int = 8,
     vocab_size: int = 49408,
-    context_length: int = 16,
+    context_length: int = OWL_CONTEXT_LENGTH,
     embed_width: int = 512,
     activation: str = "quick_gelu",
     pool: Pool = "argmax",
@@ -249,7 +274,7 @@ def load_text_model(folder: Path) -> PreTrainedModel:
             "clip_text_model": CLIPTextModel,
             "siglip_text_model": SiglipTextModel,
         }.get(config.model_type, AutoModel)
-        with without_progress_bars():
+        with quiet_transformers():
             model, report = model_class.from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -273,7 +298,8 @@ def load_text_tower(
         folder_or_id: A folder or hub id with config.json and weights of a text encoder.
         pool: Where the sentence vector is taken; None takes what belongs to the model: ``last`` for
             SigLIP, ``argmax`` for CLIP, ``mean`` for others.
-        projection_width: E of a new, randomly initialised projection; None for none.
+        projection_width: E of a new, randomly initialised projection; None for the one in the
+            folder, if any.
 
     Raises:
         CheckpointError: If it holds no text encoder.
@@ -283,13 +309,28 @@ def load_text_tower(
     config = model.config
     own_pools: dict[str, Pool] = {"siglip_text_model": "last", "clip_text_model": "argmax"}
     pool = pool or own_pools.get(config.model_type, "mean")
-    return TextTower(
+    own_projection = _read_projection(folder) if projection_width is None else None
+    eos = None if config.eos_token_id == LEGACY_EOS else config.eos_token_id
+    tower = TextTower(
         model,
         pool=pool,
-        projection_width=projection_width,
-        eos_token_id=config.eos_token_id if pool in ("eos", "argmax") else None,
+        projection_width=projection_width if own_projection is None else len(own_projection),
+        eos_token_id=eos if pool in ("eos", "argmax") else None,
         pad_token_id=config.pad_token_id,
     )
+    if own_projection is not None:
+        tower.projection.load_state_dict({"weight": own_projection})
+    return tower
+
+
+def _read_projection(folder: Path) -> Tensor | None:
+    """The projection [E, D] stored beside a CLIP text encoder, if there is one."""
+    return read_weights(folder).get("text_projection.weight")
+
+
+def is_clip(tower: TextTower) -> bool:
+    """Whether the tower is CLIP's text transformer."""
+    return isinstance(tower.model, CLIPTextModel)
 
 
 @torch.no_grad()
@@ -302,10 +343,10 @@ def shorten_context(tower: TextTower, context_length: int) -> TextTower:
         ConfigError: If the tower is no CLIP text model or has fewer positions.
     """
     old = tower.model
-    if not isinstance(old, CLIPTextModel) or context_length > tower.context_length:
+    if not is_clip(tower) or context_length > tower.context_length:
         raise ConfigError(
-            f"context_length {context_length}: this text tower takes {tower.context_length} tokens "
-            "and cannot be changed to that"
+            f"model.text.context_length {context_length}: this text tower takes "
+            f"{tower.context_length} tokens and cannot be changed to that"
         )
     config = CLIPTextConfig(**{**old.config.to_dict(), "max_position_embeddings": context_length})
     new = TextTower(CLIPTextModel(config), **tower.spec)

@@ -181,3 +181,19 @@ class Tokenizer:
                 stacklevel=3,
             )
         return ids[: self._context_length - 1] + ids[-1:]
+
+
+def read_tokenizer(folder: Path, context_length: int | None) -> Tokenizer | None:
+    """The tokenizer of a model folder; None if it has none.
+
+    Args:
+        folder: Where the tokenizer's files would be.
+        context_length: Longest row in tokens; None takes the tokenizer's own limit.
+
+    Raises:
+        CheckpointError: If there is one and it cannot be read.
+    """
+    names = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+    if not any((folder / name).is_file() for name in names):
+        return None
+    return Tokenizer.from_pretrained(folder, context_length=context_length)

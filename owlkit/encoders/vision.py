@@ -17,7 +17,12 @@ from torch import Tensor, nn
 
 from owlkit.encoders import vit
 from owlkit.encoders.feature_map import encode_feature_map
-from owlkit.encoders.positions import PositionMode, check_position_mode, resample_positions
+from owlkit.encoders.positions import (
+    PositionMode,
+    check_position_mode,
+    published_positions,
+    resample_positions,
+)
 from owlkit.errors import ConfigError, InputSizeError, TokenError
 from owlkit.structures import PatchFeatures
 
@@ -39,7 +44,8 @@ class VisionTower(nn.Module):
         image_size: Height and width the position table is made for, in pixels; None takes the
             architecture's own. Other sizes work in ``forward`` too.
         positions: How learned positions reach another grid; see
-            :func:`~owlkit.encoders.positions.resample_positions`.
+            :func:`~owlkit.encoders.positions.resample_positions`. None takes the rule of timm's
+            published weights.
         drop_path: Stochastic depth rate of the last block, rising linearly from 0, in [0, 1).
         rescale_dropped: Divide kept branches by their probability of being kept, as is usual; False
             is what OWL-ViT was trained with.
@@ -52,7 +58,6 @@ class VisionTower(nn.Module):
         width: D, width of the patch tokens.
         pooled_width: Width of the pooled vector.
         image_size: Height and width of the native input, in pixels.
-        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
 
     Raises:
         ConfigError: If timm does not know the architecture or one of the overrides.
@@ -63,7 +68,7 @@ class VisionTower(nn.Module):
         name: str,
         *,
         image_size: int | tuple[int, int] | None = None,
-        positions: PositionMode = "bicubic",
+        positions: PositionMode | None = None,
         drop_path: float = 0.0,
         rescale_dropped: bool = True,
         mask_token: bool = False,
@@ -72,15 +77,16 @@ class VisionTower(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.positions = check_position_mode(positions)
+        self.positions = check_position_mode(positions or published_positions(name))
         self.drop_path = drop_path
         self.rescale_dropped = rescale_dropped
         self.overrides = dict(overrides or {})
         self.image_size = _to_pair(image_size or _default_image_size(name))
-        self.gradient_checkpointing = False
         self.is_vit = is_model_in_modules(name, _VIT_MODULES)
         arguments = {"drop_path_rate": drop_path, "pretrained": pretrained, **self.overrides}
         self.model: Any = _create_timm(name, self.image_size, arguments)
+        _check_supported(name, self.model)
+        self._gradient_checkpointing = False
         for module in self.model.modules():
             if isinstance(module, DropPath):
                 module.scale_by_keep = rescale_dropped
@@ -117,6 +123,22 @@ class VisionTower(nn.Module):
         }
 
     @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether blocks are recomputed in the backward pass, to save memory in training."""
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
+        self._gradient_checkpointing = enable
+        if not self.is_vit:
+            self.model.set_grad_checkpointing(enable)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; images are converted to it."""
+        return next(self.parameters()).dtype
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch, or of a feature map's cell, in pixels."""
         if self.is_vit:
@@ -127,7 +149,14 @@ class VisionTower(nn.Module):
     def grid(self) -> tuple[int, int]:
         """Patch grid (height, width) at the native input size."""
         height, width = self.image_size
+        if self.is_vit or self._floors:
+            return height // self.patch_size, width // self.patch_size
         return -(-height // self.patch_size), -(-width // self.patch_size)
+
+    @property
+    def _floors(self) -> bool:
+        """Whether the backbone's stages cut off what does not fill a cell, as ConvNeXt's do."""
+        return is_model_in_modules(self.name, ("convnext",))
 
     def forward(
         self, pixel_values: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None
@@ -146,8 +175,8 @@ class VisionTower(nn.Module):
             InputSizeError: If the backbone cannot take images of this size.
             TokenError: If patches are to be dropped or masked and the tower cannot do so.
         """
-        self._check_size(pixel_values)
-        self._check_token_selection(keep, mask)
+        pixel_values = self._checked_pixels(pixel_values)
+        self._check_token_selection(pixel_values, keep, mask)
         if not self.is_vit:
             return encode_feature_map(self.model, pixel_values)
         embedded = vit.embed_patches(
@@ -177,7 +206,7 @@ class VisionTower(nn.Module):
         """
         if not self.is_vit:
             raise TokenError(f"attention maps need a vision transformer; found {self.name}")
-        self._check_size(pixel_values)
+        pixel_values = self._checked_pixels(pixel_values)
         embedded = vit.embed_patches(self.model, pixel_values, positions=self.positions)
         attention = vit.last_attention(self.model, embedded)
         return attention.reshape(*attention.shape[:2], *embedded.grid)
@@ -209,29 +238,64 @@ class VisionTower(nn.Module):
             self.model.patch_embed.set_input_size(img_size=new_size)
         self.image_size = new_size
 
-    def _check_size(self, pixel_values: Tensor) -> None:
+    def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
+        """The images in the tower's precision, cut to whole patches at the native size."""
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise InputSizeError(
                 f"pixel_values must be [B, 3, H, W], found {list(pixel_values.shape)}"
             )
-        self._check_multiple((pixel_values.shape[2], pixel_values.shape[3]))
+        size = (pixel_values.shape[2], pixel_values.shape[3])
+        if self.is_vit and size == self.image_size:
+            # Some models are published for sizes that leave part of a patch over (384 by 14).
+            height, width = (cells * self.patch_size for cells in self.grid)
+            pixel_values = pixel_values[:, :, :height, :width]
+        else:
+            self._check_multiple(size)
+        return pixel_values.to(self.dtype)
 
     def _check_multiple(self, size: tuple[int, int]) -> None:
-        embed = getattr(self.model, "patch_embed", None)
-        if embed is None:
-            return
-        patch_height, patch_width = embed.patch_size
-        if size[0] % patch_height or size[1] % patch_width or min(size) == 0:
+        step_height, step_width = self._step
+        if size[0] % step_height or size[1] % step_width or min(size) == 0:
             raise InputSizeError(
                 f"{self.name} takes images whose sides are multiples of "
-                f"{patch_height}x{patch_width} pixels (height x width), found {size[0]}x{size[1]}"
+                f"{step_height}x{step_width} pixels (height x width), found {size[0]}x{size[1]}"
             )
 
-    def _check_token_selection(self, keep: Tensor | None, mask: Tensor | None) -> None:
-        if (keep is not None or mask is not None) and not self.is_vit:
+    @property
+    def _step(self) -> tuple[int, int]:
+        """What the sides of an image must be multiples of."""
+        embed = getattr(self.model, "patch_embed", None)
+        if embed is not None:
+            height, width = embed.patch_size
+            return int(height), int(width)
+        # CLIP's attention pool lays its positions out for whole cells.
+        return (self.patch_size,) * 2 if "clip" in self.name else (1, 1)
+
+    def _check_token_selection(
+        self, pixel_values: Tensor, keep: Tensor | None, mask: Tensor | None
+    ) -> None:
+        if keep is None and mask is None:
+            return
+        if not self.is_vit:
             raise TokenError(f"{self.name} has no patch tokens that can be dropped or masked")
-        if mask is not None and self.mask_token is None:
+        batch, _, height, width = pixel_values.shape
+        patches = (height // self.patch_size) * (width // self.patch_size)
+        if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
+            raise TokenError(f"keep must be [{batch}, K], found {list(keep.shape)}")
+        if mask is None:
+            return
+        if self.mask_token is None:
             raise TokenError("masking patches needs a tower made with mask_token=True")
+        if mask.shape != (batch, patches):
+            raise TokenError(f"mask must be [{batch}, {patches}], found {list(mask.shape)}")
+
+
+def _check_supported(name: str, model: Any) -> None:
+    """Refuses transformers whose tokens this class would arrange wrongly."""
+    if getattr(model, "dist_token", None) is not None:
+        raise ConfigError(f"{name}: towers with a distillation token are not supported")
+    if getattr(model, "rope_mixed", False):
+        raise ConfigError(f"{name}: towers with mixed rotary positions are not supported")
 
 
 def _to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -253,13 +317,16 @@ def _create_timm(name: str, image_size: tuple[int, int], given: dict[str, Overri
     arguments: dict[str, Any] = {"num_classes": 0, **given}
     if is_model_in_modules(name, _VIT_MODULES):
         arguments |= {"img_size": image_size, "dynamic_img_size": True}
+        if "dinov3" in name:
+            # As its authors use it; timm's default would be the mean.
+            arguments.setdefault("global_pool", "token")
         if "norm_eps" in arguments:
             arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
         if arguments.pop("mlp", None) == "swiglu":
             arguments["mlp_layer"] = SwiGLUPacked
     elif is_model_in_modules(name, _WINDOWED_MODULES):
-        # Windows are cut for each input, so that one model takes every size.
-        arguments |= {"img_size": image_size, "strict_img_size": False}
+        # Windows keep their published size and are cut for each input.
+        arguments |= {"strict_img_size": False}
     try:
         return timm.create_model(name, **arguments)
     except TypeError as error:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from owlkit.encoders.positions import PositionMode, resample_positions
+from owlkit.errors import TokenError
 from owlkit.structures import PatchFeatures
 
 
@@ -33,11 +34,6 @@ class EmbeddedPatches:
     tokens: Tensor
     rope: Tensor | None
     grid: tuple[int, int]
-
-
-def prefix_length(model: nn.Module) -> int:
-    """How many class and register tokens stand before the patches."""
-    return int(model.num_prefix_tokens)  # type: ignore[arg-type]  # timm's attribute, an int
 
 
 def embed_patches(
@@ -142,20 +138,15 @@ def _run_block(block: nn.Module, tokens: Tensor, rope: Tensor | None) -> Tensor:
 def to_features(model: Any, tokens: Tensor, grid: tuple[int, int]) -> PatchFeatures:
     """Final norm, then patches and the pooled vector.
 
-    The pooled vector is the attention pool's output where the model has one (SigLIP), else the
-    class token, else the mean of the patches.
+    The vector is pooled as the model pools before its classifier: class token (CLIP, DINO), mean,
+    or attention pool (SigLIP).
     """
-    # Models made for average pooling keep their last norm behind the pool; patch tokens need it.
-    norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
-    tokens = norm(tokens)
-    patches = tokens[:, model.num_prefix_tokens :]
-    if model.attn_pool is not None:
-        pooled = model.attn_pool(patches)
-    elif model.cls_token is not None:
-        pooled = tokens[:, 0]
-    else:
-        pooled = patches.mean(dim=1)
-    return PatchFeatures(tokens=patches, pooled=pooled, grid=grid)
+    normed = model.norm(tokens)
+    pooled = model.forward_head(normed, pre_logits=True)
+    if isinstance(model.norm, nn.Identity):
+        # Models made for average pooling keep their last norm behind the pool; patches need it.
+        normed = model.fc_norm(tokens)
+    return PatchFeatures(tokens=normed[:, model.num_prefix_tokens :], pooled=pooled, grid=grid)
 
 
 def last_attention(model: Any, embedded: EmbeddedPatches) -> Tensor:
@@ -168,6 +159,9 @@ def last_attention(model: Any, embedded: EmbeddedPatches) -> Tensor:
         Probabilities [B, heads, P]. Over all tokens a row sums to 1; what goes to class and
         register tokens is left out here. Without a class token or attention pool: the mean over
         the patches' own rows.
+
+    Raises:
+        TokenError: If timm's fused attention is switched off.
     """
     tokens = run_blocks(model, embedded, last=-1)
     recorder = _AttentionRecorder()
@@ -201,6 +195,8 @@ class _AttentionRecorder(TorchFunctionMode):
 
 
 def _attention_rows(recorder: _AttentionRecorder, *, rows: slice, first_key: int) -> Tensor:
+    if not hasattr(recorder, "query"):
+        raise TokenError("attention maps need timm's fused attention, which is switched off")
     query = recorder.query[:, :, rows].float()  # [B, heads, rows, head width]
     scores = query @ recorder.key.float().transpose(-2, -1) * query.shape[-1] ** -0.5
     attention: Tensor = scores.softmax(dim=-1).mean(dim=2)[..., first_key:]  # [B, heads, P]

@@ -23,14 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from owlkit import __version__
-from owlkit.encoders.hub import read_json, read_weights
+from owlkit.encoders.hub import FORMAT_VERSION, MANIFEST, read_weights
 from owlkit.encoders.text import TextTower
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.errors import CheckpointError
 from owlkit.geometry import Preprocessing
 
-MANIFEST = "owlkit.json"
-FORMAT_VERSION = 1
 _TEXT_PREFIX = "text.model."
 
 
@@ -78,32 +76,14 @@ def own_weights(model: Any) -> dict[str, Tensor]:
     module: nn.Module = model
     return {
         key: value.contiguous()
-        for key, value in module.state_dict().items()
+        for key, value in plain_state(module).items()
         if not key.startswith(_TEXT_PREFIX)
     }
 
 
-def read_manifest(folder: Path, *, kind: str) -> dict[str, Any]:
-    """Reads and checks ``owlkit.json``.
-
-    Raises:
-        CheckpointError: If it is damaged, of a newer format, or of another kind of model.
-    """
-    manifest = read_json(folder / MANIFEST)
-    version = manifest.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: format_version: expected 1 to {FORMAT_VERSION}, found "
-            f"{version!r}; a newer owlkit may have written it"
-        )
-    if manifest.get("kind") != kind:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: kind: expected {kind!r}, found {manifest.get('kind')!r}"
-        )
-    missing = [key for key in ("architecture", "preprocessing") if key not in manifest]
-    if missing:
-        raise CheckpointError(f"{folder / MANIFEST}: missing: {', '.join(missing)}")
-    return manifest
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights under its own names, also where parts of it are compiled."""
+    return {key.replace("_orig_mod.", ""): value for key, value in module.state_dict().items()}
 
 
 def read_own_weights(folder: Path, text: TextTower) -> dict[str, Tensor]:
@@ -114,33 +94,50 @@ def read_own_weights(folder: Path, text: TextTower) -> dict[str, Tensor]:
 
 
 @contextmanager
-def replaced_folder(folder: Path, *, marker: str) -> Iterator[Path]:
+def replaced_folder(folder: Path, *, marker: str | None) -> Iterator[Path]:
     """Gives a new folder beside ``folder`` and puts it in its place when all went well.
 
+    Whatever interrupts it, the place holds the old folder or the new one, whole.
+
     Args:
-        folder: The place; free, empty, or holding a file named ``marker``.
-        marker: Name of the file that shows that the old folder may be replaced.
+        folder: The place; free, empty, or holding a file named ``marker``. A link is followed.
+        marker: Name of the file that shows that the old folder may be replaced; None if it must not
+            be.
 
     Raises:
-        CheckpointError: If the place holds anything else.
+        CheckpointError: If the place holds anything else or cannot be replaced.
     """
+    folder = folder.expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a folder, found a file")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
-        raise CheckpointError(
-            f"{folder}: holds files but no {marker}; choose a new folder, nothing was written"
-        )
+    if folder.is_dir() and any(folder.iterdir()):
+        if marker is None:
+            raise CheckpointError(f"{folder}: is not empty; choose a new folder")
+        if not (folder / marker).is_file():
+            raise CheckpointError(f"{folder}: holds files but no {marker}; choose a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         new = work / "new"
         new.mkdir()
         yield new
-        if folder.exists():
-            os.replace(folder, work / "old")
-        os.replace(new, folder)
+        _swap(folder, new=new, old=work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(folder: Path, *, new: Path, old: Path) -> None:
+    """Moves ``folder`` to ``old`` and ``new`` to its place, or leaves both as they were."""
+    try:
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    except BaseException as error:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{folder}: cannot be replaced: {error}") from error
+        raise
 
 
 def push_folder(save: Callable[[str | Path], None], repo_id: str, *, private: bool) -> str:

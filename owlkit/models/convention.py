@@ -9,12 +9,15 @@ are part of the checkpoint. ``scenic`` is the original [0], ``hf`` is transforme
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from owlkit.encoders.positions import PositionMode
 from owlkit.errors import CheckpointError
 
 ConventionName = Literal["scenic", "hf"]
+Gelu = Literal["tanh", "none"]
+SizeBias = Literal["width", "both"]
+_CHOICES = {"head_gelu": get_args(Gelu), "size_bias": get_args(SizeBias)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,8 @@ class Convention:
 
     name: str
     merge_norm_eps: float
-    head_gelu: Literal["tanh", "none"]
-    size_bias: Literal["width", "both"]
+    head_gelu: Gelu
+    size_bias: SizeBias
     masked_logit: float
     normalize_text: bool
 
@@ -50,9 +53,15 @@ class Convention:
             CheckpointError: If a setting is missing or unknown.
         """
         try:
-            return Convention(**values)
+            convention = Convention(**values)
         except TypeError as error:
             raise CheckpointError(f"convention: {error}") from error
+        for key, known in _CHOICES.items():
+            if (found := getattr(convention, key)) not in known:
+                raise CheckpointError(
+                    f"convention: {key}: expected one of {known}, found {found!r}"
+                )
+        return convention
 
 
 CONVENTIONS: dict[str, Convention] = {

@@ -90,10 +90,11 @@ class OwlDetector(nn.Module):
 
     def keep_projection(self, weight: Tensor, logit_scale: Tensor) -> None:
         """Carries a contrastive model's image projection [E, D] and temperature along."""
-        projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        projection.weight = nn.Parameter(weight, requires_grad=False)
+        projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        projection.weight = nn.Parameter(weight.detach().float().clone(), requires_grad=False)
         self.image_projection = projection
-        self.logit_scale = nn.Parameter(logit_scale.reshape(()), requires_grad=False)
+        scale = logit_scale.detach().float().reshape(()).clone()
+        self.logit_scale = nn.Parameter(scale, requires_grad=False)
 
     def encode_images(
         self,
@@ -107,8 +108,9 @@ class OwlDetector(nn.Module):
         Args:
             pixel_values: Preprocessed images [B, 3, H, W].
             keep: Indices of the patches that enter the tower [B, K]; None for all.
-            objectness_top_k: Compute classes and boxes only for this many patches of highest
-                objectness, in descending order (OWLv2's training-time selection); None for all.
+            objectness_top_k: Compute classes and boxes only for this many patches, at least 1, of
+                highest objectness, in descending order (OWLv2's training-time selection); None for
+                all.
 
         Returns:
             Features of every patch (or of the kept ones, with their indices).
@@ -124,6 +126,8 @@ class OwlDetector(nn.Module):
         if objectness_top_k is not None:
             if objectness is None:
                 raise ConfigError("objectness_top_k needs a detector with an objectness head")
+            if objectness_top_k < 1:
+                raise ConfigError(f"objectness_top_k must be at least 1, found {objectness_top_k}")
             count = min(objectness_top_k, objectness.shape[1])
             objectness, best = objectness.topk(count, dim=1)
             patches = patches.gather(1, best[..., None].expand(-1, -1, patches.shape[-1]))
@@ -145,21 +149,17 @@ class OwlDetector(nn.Module):
             pixel_values: Preprocessed images [B, 3, H, W].
         """
         patches, grid = self._merged_patches(pixel_values, None)
-        return patches.reshape(len(patches), *grid, -1)
+        return patches.reshape(patches.shape[0], *grid, -1)
 
     def _merged_patches(
         self, pixel_values: Tensor, keep: Tensor | None
     ) -> tuple[Tensor, tuple[int, int]]:
-        features = self.vision(pixel_values.to(self._vision_dtype), keep=keep)
+        features = self.vision(pixel_values, keep=keep)
         merged = features.tokens
         if self.merge == "class_token":
             merged = merged * features.pooled[:, None]
         # The heads may be kept in float32 beside a tower in lower precision.
         return self.merge_norm(merged.to(self.merge_norm.weight.dtype)), features.grid
-
-    @property
-    def _vision_dtype(self) -> torch.dtype:
-        return next(self.vision.parameters()).dtype
 
     def _objectness(self, patches: Tensor) -> Tensor | None:
         if self.objectness_head is None:
@@ -222,27 +222,36 @@ class OwlDetector(nn.Module):
             query_mask: True where a query is real [Q] or [B, Q].
 
         Returns:
-            Logits [B, P, Q]; the sigmoid is the probability of one query on one box.
+            Logits [B, P, Q], float32; the sigmoid is the probability of one query on one box.
 
         Raises:
             QueryError: If the embeddings do not fit.
         """
-        width = features.class_embeds.shape[-1]
-        if query_embeds.ndim not in (2, 3) or query_embeds.shape[-1] != width:
-            raise QueryError(
-                f"query_embeds must be [Q, {width}] or [B, Q, {width}], "
-                f"found {list(query_embeds.shape)}"
-            )
-        queries = unit_embeddings(query_embeds.to(features.class_embeds.dtype))
+        self._check_queries(features, query_embeds, query_mask)
         logits = score_queries(
-            features.class_embeds, features.logit_shift, features.logit_scale, queries
+            features.class_embeds,
+            features.logit_shift,
+            features.logit_scale,
+            unit_embeddings(query_embeds.float()),
         )
         if query_mask is not None:
             masked = ~query_mask.bool().to(logits.device)
             masked = masked[:, None] if masked.ndim == 2 else masked
-            lowest = max(self.convention.masked_logit, torch.finfo(logits.dtype).min)
-            logits = logits.masked_fill(masked, lowest)
+            logits = logits.masked_fill(masked, self.convention.masked_logit)
         return logits
+
+    def _check_queries(
+        self, features: ImageFeatures, query_embeds: Tensor, query_mask: Tensor | None
+    ) -> None:
+        batch, _, width = features.class_embeds.shape
+        shape = list(query_embeds.shape)
+        fits = len(shape) == 2 or (len(shape) == 3 and shape[0] == batch)
+        if not fits or shape[-1] != width:
+            raise QueryError(
+                f"query_embeds must be [Q, {width}] or [{batch}, Q, {width}], found {shape}"
+            )
+        if query_mask is not None and list(query_mask.shape) not in (shape[-2:-1], shape[:-1]):
+            raise QueryError(f"query_mask must be {shape[:-1]}, found {list(query_mask.shape)}")
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class DualEncoder(nn.Module):
         tokenizer: Turns strings into ids; None if only ids will be given.
 
     Attributes:
-        logit_scale: Logarithm of the temperature factor; starts at ln(1/0.07).
+        logit_scale: Logarithm of the temperature factor; starts at ln(1/0.07) as CLIP's or, with a
+            bias, at ln(10) as SigLIP's.
+        logit_bias: SigLIP's bias, which starts at -10, or None.
 
     Raises:
         ConfigError: If the widths of the two sides differ.
@@ -72,7 +74,7 @@ class DualEncoder(nn.Module):
         )
         if self.image_projection is not None:
             nn.init.normal_(self.image_projection.weight, std=vision.pooled_width**-0.5)
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.logit_scale = nn.Parameter(torch.tensor(10.0 if logit_bias else 1 / 0.07).log())
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if logit_bias else None
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:

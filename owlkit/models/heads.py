@@ -114,13 +114,15 @@ def score_queries(
             (whose logit is the mean of the members' logits) [Q, E] or [B, Q, E].
 
     Returns:
-        Logits [B, P, Q].
+        Logits [B, P, Q], float32.
     """
-    scaled = unit_embeddings(class_embeds) * logit_scale
-    offset = logit_shift * logit_scale
-    if unit_queries.ndim == 2:
-        unit_queries = unit_queries.expand(len(scaled), -1, -1)
-    return torch.baddbmm(offset, scaled, unit_queries.transpose(1, 2))
+    # Logits lie around -5; bfloat16, as autocast would choose, has three decimal digits there.
+    with torch.autocast(class_embeds.device.type, enabled=False):
+        scale = logit_scale.float()
+        scaled = unit_embeddings(class_embeds.float()) * scale
+        if unit_queries.ndim == 2:
+            unit_queries = unit_queries.expand(scaled.shape[0], -1, -1)
+        return torch.baddbmm(logit_shift.float() * scale, scaled, unit_queries.float().mT)
 
 
 class PatchMLP(nn.Module):

@@ -1,17 +1,25 @@
 """Finds out what a folder holds and loads it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from owlkit.encoders.hub import load_exactly, read_json, resolve_folder
+from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, read_manifest, resolve_folder
+from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.text import TextTower, load_text_model
-from owlkit.encoders.tokenizer import Tokenizer
+from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
-from owlkit.errors import CheckpointError
+from owlkit.errors import CheckpointError, ConfigError
 from owlkit.geometry import Preprocessing
-from owlkit.models.checkpoint import MANIFEST, read_manifest, read_own_weights
-from owlkit.models.convention import OWL_POSITIONS, Convention, ConventionName, resolve_convention
+from owlkit.models.checkpoint import read_own_weights
+from owlkit.models.convention import (
+    OWL_POSITIONS,
+    Convention,
+    ConventionName,
+    resolve_convention,
+)
 from owlkit.models.detector import OwlDetector
 from owlkit.models.dual_encoder import DualEncoder
 from owlkit.models.interop.contrastive import import_dual_encoder
@@ -49,30 +57,44 @@ def load_detector(
 
 
 def _load_own_detector(folder: Path, convention: ConventionName | None) -> OwlDetector:
-    manifest = read_manifest(folder, kind="detector")
-    architecture = manifest["architecture"]
-    numerics = Convention.from_dict(architecture["convention"])
+    manifest = read_manifest(folder, kinds=("detector",))
     preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-    vision, text, tokenizer = _load_towers(folder, architecture)
-    if convention is not None and convention != numerics.name:
-        numerics = resolve_convention(convention)
-        vision.positions = OWL_POSITIONS[convention]
-        published = owl_preprocessing(architecture["objectness"], preprocessing.size, convention)
-        preprocessing = replace(published, mean=preprocessing.mean, std=preprocessing.std)
-    detector = OwlDetector(
-        vision,
-        text,
-        preprocessing=preprocessing,
-        convention=numerics,
-        merge=architecture["merge"],
-        objectness=architecture["objectness"],
-        tokenizer=tokenizer,
-    )
+    with _complete_manifest(folder), SkipRandomInit():
+        architecture = manifest["architecture"]
+        numerics = Convention.from_dict(architecture["convention"])
+        vision, text, tokenizer = _load_towers(folder, architecture)
+        objectness = architecture["objectness"]
+        if convention is not None and convention != numerics.name:
+            # What was chosen freely stays; what follows the one convention follows the other.
+            other: ConventionName = "hf" if convention == "scenic" else "scenic"
+            if preprocessing == _published(objectness, preprocessing, other):
+                preprocessing = _published(objectness, preprocessing, convention)
+            if vision.positions == OWL_POSITIONS[other]:
+                vision.positions = OWL_POSITIONS[convention]
+            numerics = resolve_convention(convention)
+        detector = OwlDetector(
+            vision,
+            text,
+            preprocessing=preprocessing,
+            convention=numerics,
+            merge=architecture["merge"],
+            objectness=objectness,
+            tokenizer=tokenizer,
+        )
+        has_projection = architecture["image_projection"]
     state = read_own_weights(folder, text)
-    if architecture["image_projection"] and "image_projection.weight" in state:
+    if has_projection and "image_projection.weight" in state:
         detector.keep_projection(state["image_projection.weight"], state["logit_scale"])
     load_exactly(detector, state, source=folder)
     return detector.eval()
+
+
+def _published(
+    objectness: bool, preprocessing: Preprocessing, convention: ConventionName
+) -> Preprocessing:
+    """A convention's own preprocessing with the size and colours of this one."""
+    own = owl_preprocessing(objectness, preprocessing.size, convention)
+    return replace(own, mean=preprocessing.mean, std=preprocessing.std)
 
 
 def load_dual_encoder(folder_or_id: str | Path) -> DualEncoder:
@@ -80,34 +102,35 @@ def load_dual_encoder(folder_or_id: str | Path) -> DualEncoder:
     folder = resolve_folder(folder_or_id)
     if not (folder / MANIFEST).is_file():
         return import_dual_encoder(folder).eval()
-    manifest = read_manifest(folder, kind="dual_encoder")
-    architecture = manifest["architecture"]
-    vision, text, tokenizer = _load_towers(folder, architecture)
-    model = DualEncoder(
-        vision,
-        text,
-        preprocessing=Preprocessing.from_dict(manifest["preprocessing"]),
-        image_projection=architecture["image_projection"],
-        logit_bias=architecture["logit_bias"],
-        tokenizer=tokenizer,
-    )
+    manifest = read_manifest(folder, kinds=("dual_encoder",))
+    preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+    with _complete_manifest(folder), SkipRandomInit():
+        architecture = manifest["architecture"]
+        vision, text, tokenizer = _load_towers(folder, architecture)
+        model = DualEncoder(
+            vision,
+            text,
+            preprocessing=preprocessing,
+            image_projection=architecture["image_projection"],
+            logit_bias=architecture["logit_bias"],
+            tokenizer=tokenizer,
+        )
     load_exactly(model, read_own_weights(folder, text), source=folder)
     return model.eval()
+
+
+@contextmanager
+def _complete_manifest(folder: Path) -> Iterator[None]:
+    """What a manifest lacks, or has too much, is a fault of the folder."""
+    try:
+        yield
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: architecture: {error}") from error
 
 
 def _load_towers(
     folder: Path, architecture: dict[str, Any]
 ) -> tuple[VisionTower, TextTower, Tokenizer | None]:
-    try:
-        vision = VisionTower(**architecture["vision"])
-        text = TextTower(load_text_model(folder / "text"), **architecture["text"])
-    except (TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: architecture: {error}") from error
-    return vision, text, load_tokenizer(folder / "tokenizer", text.context_length)
-
-
-def load_tokenizer(folder: Path, context_length: int) -> Tokenizer | None:
-    """The tokenizer of a model folder; None if the model was saved without one."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    return Tokenizer.from_pretrained(folder, context_length=context_length)
+    vision = VisionTower(**architecture["vision"])
+    text = TextTower(load_text_model(folder / "text"), **architecture["text"])
+    return vision, text, read_tokenizer(folder / "tokenizer", None)

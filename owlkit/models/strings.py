@@ -9,6 +9,9 @@ from owlkit.encoders.text import TextTower
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.errors import CheckpointError
 
+# Texts per pass: enough to keep the hardware busy, few enough for any memory.
+_CHUNK = 512
+
 
 def check_tokenizer(tokenizer: Tokenizer | None, tower: TextTower) -> None:
     """Makes sure that a tokenizer's ids mean to the tower what the tokenizer means by them.
@@ -49,9 +52,13 @@ def encode_strings(
         Embeddings in the order of ``texts`` [Q, E].
     """
     distinct = list(dict.fromkeys(texts))
-    input_ids, attention_mask = tokenizer(distinct, pad_to_full=tower.needs_full_length)
     device = next(tower.parameters()).device
-    embeddings = encode(input_ids.to(device), attention_mask.to(device))
+    chunks = [torch.zeros(0, tower.width, device=device)]
+    for start in range(0, len(distinct), _CHUNK):
+        chunk = distinct[start : start + _CHUNK]
+        input_ids, attention_mask = tokenizer(chunk, pad_to_full=tower.needs_full_length)
+        chunks.append(encode(input_ids.to(device), attention_mask.to(device)))
+    embeddings = torch.cat(chunks)
     row = {text: index for index, text in enumerate(distinct)}
     order = torch.tensor([row[text] for text in texts], dtype=torch.int64, device=device)
     return embeddings[order]

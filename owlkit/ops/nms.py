@@ -5,7 +5,6 @@ an IoU of 3/10 compares as larger than a threshold of 0.3, although it is equal.
 `owlkit.postprocess` holds the same three functions on numpy arrays, with the same results.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -16,6 +15,7 @@ from torchvision import ops  # type: ignore[import-untyped]
 
 from owlkit.errors import BoxError
 from owlkit.ops.boxes import box_iou
+from owlkit.suppression import check_decay, check_iou_threshold
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -43,7 +43,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         tensor([1, 2])
     """
     _check_boxes(boxes, scores)
-    _check_iou_threshold(iou_threshold)
+    check_iou_threshold(iou_threshold)
     kept: Tensor = ops.nms(_float64(boxes), _float64(scores), iou_threshold)
     return kept.to(boxes.device)
 
@@ -75,7 +75,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: f
     """
     _check_boxes(boxes, scores)
     _check_classes(classes, scores)
-    _check_iou_threshold(iou_threshold)
+    check_iou_threshold(iou_threshold)
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     for members in _members_of_classes(classes):
         if len(members) > 1:
@@ -128,7 +128,7 @@ def soft_nms(
         (tensor([0, 2, 1]), tensor([0.9000, 0.7000, 0.4000]))
     """
     _check_boxes(boxes, scores)
-    _check_decay(method, iou_threshold, sigma, score_threshold)
+    check_decay(method, iou_threshold, sigma, score_threshold)
     groups: tuple[Tensor, ...] = (torch.arange(len(boxes)),)
     if classes is not None:
         _check_classes(classes, scores)
@@ -195,18 +195,3 @@ def _check_classes(classes: Tensor, scores: Tensor) -> None:
         raise BoxError(f"expected classes of shape [{len(scores)}], found {list(classes.shape)}")
     if classes.is_floating_point() or classes.is_complex():
         raise BoxError(f"expected integer classes, found {classes.dtype}")
-
-
-def _check_iou_threshold(iou_threshold: float) -> None:
-    if not 0 <= iou_threshold <= 1:
-        raise BoxError(f"expected iou_threshold in [0, 1], found {iou_threshold}")
-
-
-def _check_decay(method: str, iou_threshold: float, sigma: float, score_threshold: float) -> None:
-    if method not in ("linear", "gaussian"):
-        raise BoxError(f"expected method 'linear' or 'gaussian', found {method!r}")
-    _check_iou_threshold(iou_threshold)
-    if not (sigma > 0 and math.isfinite(sigma)):
-        raise BoxError(f"expected a positive sigma, found {sigma}")
-    if not (score_threshold >= 0 and math.isfinite(score_threshold)):
-        raise BoxError(f"expected score_threshold >= 0, found {score_threshold}")

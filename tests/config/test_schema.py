@@ -79,7 +79,6 @@ def test_two_configs_do_not_share_a_mutable_default() -> None:
         pytest.param(TextSection, {"width": 100, "heads": 8}, id="heads divide the width"),
         pytest.param(TextSection, {"context_length": 1}, id="start and end need two places"),
         pytest.param(TextSection, {"weights": "x", "width": 64}, id="weights decide the width"),
-        pytest.param(TextSection, {"pool": None}, id="no text model to choose the pool"),
         pytest.param(HeadsSection, {"prior_prob": 0.0}, id="its logit is minus infinity"),
         pytest.param(HeadsSection, {"prior_prob": 1.0}, id="its logit is infinity"),
         pytest.param(PreprocessingSection, {"pad_value": 127}, id="pixels are in [0, 1]"),
@@ -147,7 +146,7 @@ def test_the_table_has_every_key_with_its_default_type_and_limits() -> None:
     assert "    scenic | hf. Where the original" in table
     assert "    text | null. Hub id" in table
     assert "    true | false. Add OWLv2's" in table
-    assert "    [number, number, number]. Divides" in table
+    assert "    [number, number, number] | null. Divides" in table
     assert "    {text: integer | number | true | false | text}. Keyword" in table
 
 

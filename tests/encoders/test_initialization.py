@@ -70,3 +70,11 @@ def test_clip_resnet_pool_scale() -> None:
     init_clip_vision(tower)
     pool = tower.model.head.q if hasattr(tower.model.head, "q") else tower.model.head.global_pool.q
     assert pool.weight.std().item() == pytest.approx(2048**-0.5, rel=0.01)
+
+
+def test_towers_without_clips_norm_keep_their_own_start() -> None:
+    torch.manual_seed(0)
+    tower = VisionTower("vit_small_patch14_reg4_dinov2", image_size=56, overrides={"depth": 1})
+    before = {key: value.clone() for key, value in tower.state_dict().items()}
+    init_clip_vision(tower)
+    assert all(torch.equal(value, before[key]) for key, value in tower.state_dict().items())

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from owlkit.encoders.text import (
     TextTower,
@@ -165,3 +173,65 @@ def test_shortened_context_keeps_the_first_positions() -> None:
     torch.testing.assert_close(short(ids), tower(ids))
     with pytest.raises(ConfigError, match="takes 8 tokens"):
         shorten_context(tower, 9)
+
+
+def test_argmax_pool_is_for_clip_only() -> None:
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ConfigError, match="'argmax' is for CLIP"):
+        TextTower(BertModel(config), pool="argmax")
+
+
+def test_no_text_gives_no_embedding() -> None:
+    tower = small_tower()
+    assert tower(torch.zeros(0, 4, dtype=torch.int64)).shape == (0, 24)
+    with pytest.raises(TokenError, match="at least one token"):
+        tower(torch.zeros(2, 0, dtype=torch.int64))
+
+
+@torch.no_grad()
+def test_clip_encoders_with_the_legacy_end_token_load(tmp_path: Path) -> None:
+    """As in the text_encoder folders of image generators."""
+    config = CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        eos_token_id=2,
+    )
+    CLIPTextModel(config).save_pretrained(tmp_path)
+    assert load_text_tower(tmp_path)(torch.tensor([[98, 5, 99]])).shape == (1, 16)
+
+
+@torch.no_grad()
+def test_a_projection_beside_the_encoder_is_taken(tmp_path: Path) -> None:
+    config = CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=16,
+        projection_dim=24,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        bos_token_id=98,
+        eos_token_id=99,
+    )
+    model = CLIPTextModelWithProjection(config).eval()
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[98, 5, 99]])
+    torch.testing.assert_close(load_text_tower(tmp_path)(ids), model(input_ids=ids).text_embeds)
+
+
+@torch.no_grad()
+def test_robertas_positions_start_behind_the_padding(tmp_path: Path) -> None:
+    config = XLMRobertaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=18,
+        pad_token_id=1,
+    )
+    XLMRobertaModel(config).save_pretrained(tmp_path)
+    tower = load_text_tower(tmp_path)
+    assert tower.context_length == 16
+    assert tower.model.pooler is None
+    assert tower(torch.full((1, 16), 7), torch.ones(1, 16)).isfinite().all()

@@ -80,8 +80,12 @@ def test_spec_rebuilds_the_tower(name: str) -> None:
 def test_matches_timm_at_native_size(name: str) -> None:
     tower = make(name)
     image = torch.randn(2, 3, 64, 64)
-    expected = tower.model.forward_features(image)[:, tower.model.num_prefix_tokens :]
-    torch.testing.assert_close(tower(image).tokens, expected)
+    expected = tower.model.forward_features(image)
+    found = tower(image)
+    torch.testing.assert_close(found.tokens, expected[:, tower.model.num_prefix_tokens :])
+    torch.testing.assert_close(found.pooled, tower.model.forward_head(expected, pre_logits=True))
+    if tower.model.cls_token is not None:
+        torch.testing.assert_close(found.pooled, expected[:, 0])
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -227,6 +231,96 @@ def test_masking_needs_a_mask_token() -> None:
     tower = make("vit_small_patch16_224")
     with pytest.raises(TokenError, match="mask_token=True"):
         tower(torch.zeros(1, 3, 64, 64), mask=torch.ones(1, 16, dtype=torch.bool))
+
+
+@torch.no_grad()
+def test_models_pooled_before_their_norm_are_pooled_as_trained() -> None:
+    overrides = {**SMALL_VIT, "global_pool": "avg", "class_token": False}
+    tower = VisionTower("vit_small_patch16_224", image_size=64, overrides=overrides).eval()
+    torch.nn.init.normal_(tower.model.fc_norm.bias)
+    image = torch.randn(1, 3, 64, 64)
+    hidden = tower.model.forward_features(image)
+    features = tower(image)
+    torch.testing.assert_close(features.pooled, tower.model.fc_norm(hidden.mean(dim=1)))
+    torch.testing.assert_close(features.tokens, tower.model.fc_norm(hidden))
+
+
+@torch.no_grad()
+def test_a_native_size_off_the_patch_grid_is_cut() -> None:
+    """As SigLIP so400m/14 at 384: the convolution leaves the last pixels out."""
+    overrides = {**SMALL_VIT, "patch_size": 14}
+    tower = VisionTower("vit_base_patch16_siglip_224", image_size=48, overrides=overrides).eval()
+    image = torch.randn(1, 3, 48, 48)
+    features = tower(image)
+    assert features.grid == tower.grid == (3, 3)
+    torch.testing.assert_close(features.tokens, tower(image[:, :, :42, :42]).tokens)
+
+
+def test_swin_keeps_its_windows_at_other_sizes() -> None:
+    tower = make("swin_tiny_patch4_window7_224")
+    tower.set_image_size(64)
+    twin = VisionTower(**tower.spec)
+    twin.load_state_dict(tower.state_dict())
+    assert tower.model.layers[0].blocks[0].window_size == (7, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
+def test_feature_maps_checkpoint_their_gradients_too(name: str) -> None:
+    def saved_numbers(checkpointing: bool) -> int:
+        tower = make(name).train()
+        tower.gradient_checkpointing = checkpointing
+        total = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            tower(torch.randn(2, 3, 96, 96))
+        return total
+
+    assert saved_numbers(True) < 0.8 * saved_numbers(False)
+
+
+@torch.no_grad()
+def test_images_follow_the_towers_precision() -> None:
+    tower = make("vit_small_patch16_224").to(torch.bfloat16)
+    assert tower(torch.randn(1, 3, 64, 64)).tokens.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("deit_tiny_distilled_patch16_224", "distillation"),
+        ("vit_small_patch16_rope_mixed_224", "rotary"),
+    ],
+)
+def test_transformers_that_would_come_out_wrong_are_refused(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        VisionTower(name, image_size=64, overrides={"depth": 1})
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"keep": torch.zeros(3, dtype=torch.int64)},
+        {"keep": torch.zeros(2, 3, dtype=torch.int64)},
+        {"mask": torch.zeros(1, 15, dtype=torch.bool)},
+        {"mask": torch.zeros(1, 1, dtype=torch.bool)},
+    ],
+)
+def test_selections_of_the_wrong_shape_are_refused(selection: dict[str, Tensor]) -> None:
+    tower = make("vit_small_patch16_224", mask_token=True)
+    with pytest.raises(TokenError, match=r"must be \[1, (K|16)\], found"):
+        tower(torch.zeros(1, 3, 64, 64), **selection)
+
+
+def test_attention_maps_need_fused_attention() -> None:
+    tower = make("vit_small_patch16_224")
+    tower.model.blocks[-1].attn.fused_attn = False
+    with pytest.raises(TokenError, match="fused"):
+        tower.attention_maps(torch.zeros(1, 3, 64, 64))
 
 
 def test_unknown_architecture_names_near_ones() -> None:

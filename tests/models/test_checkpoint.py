@@ -1,7 +1,10 @@
 """owlkit's own model folder."""
 
+import copy
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +89,62 @@ def test_a_failed_save_leaves_the_old_model_and_no_litter(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_an_interrupted_swap_brings_the_old_model_back(
+    detector: OwlDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to delete both: the old folder had been moved aside, and that place was cleared."""
+    detector.save_pretrained(tmp_path / "model")
+    rename, calls = os.replace, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        detector.save_pretrained(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    OwlDetector.from_pretrained(tmp_path / "model")
+
+
+def test_links_are_followed_and_kept(detector: OwlDetector, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "best").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        detector.save_pretrained(tmp_path / "best")
+    assert (tmp_path / "best").is_symlink()
+    assert (tmp_path / "disk" / "owlkit.json").is_file()
+
+
+def test_the_current_folder_can_be_saved_to(
+    detector: OwlDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    detector.save_pretrained(".")
+    assert (tmp_path / "owlkit.json").is_file()
+
+
+def test_compiled_parts_are_saved_under_their_own_names(
+    detector: OwlDetector, tmp_path: Path
+) -> None:
+    compiled = copy.deepcopy(detector)
+    compiled.vision = torch.compile(compiled.vision)  # type: ignore[assignment]
+    checkpoint.save_folder(tmp_path / "model", kind="detector", model=compiled)
+    back = OwlDetector.from_pretrained(tmp_path / "model")
+    assert torch.equal(back.vision.model.pos_embed, detector.vision.model.pos_embed)
+
+
+def test_own_choices_survive_another_convention(detector: OwlDetector, tmp_path: Path) -> None:
+    detector.preprocessing = replace(detector.preprocessing, fit="squash")
+    detector.vision.positions = "bilinear_aligned"
+    detector.save_pretrained(tmp_path)
+    scenic = OwlDetector.from_pretrained(tmp_path, "scenic")
+    assert scenic.preprocessing == detector.preprocessing
+    assert scenic.vision.positions == "bilinear_aligned"
+
+
 def _edit_manifest(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / "owlkit.json").read_text())
     (folder / "owlkit.json").write_text(json.dumps({**manifest, **changes}))
@@ -96,7 +155,10 @@ def _edit_manifest(folder: Path, **changes: Any) -> None:
     [
         ({"format_version": 2}, "expected 1 to 1, found 2; a newer owlkit"),
         ({"format_version": None}, "found None"),
-        ({"kind": "dual_encoder"}, "expected 'detector', found 'dual_encoder'"),
+        ({"format_version": True}, "found True"),
+        ({"architecture": {}}, "'convention'"),
+        ({"architecture": []}, "expected an object"),
+        ({"kind": "dual_encoder"}, "expected detector, found 'dual_encoder'"),
         ({"preprocessing": {"size": [64, 64], "fit": "pda"}}, "pda"),
         ({"architecture": {"vision": {"name": "vit"}, "text": {}, "convention": {}}}, "convention"),
     ],
@@ -107,6 +169,18 @@ def test_manifests_that_cannot_be_used(
     detector.save_pretrained(tmp_path)
     _edit_manifest(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=message):
+        OwlDetector.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("head_gelu", "exact"), ("size_bias", "hieght")])
+def test_unknown_conventions_in_a_manifest(
+    detector: OwlDetector, tmp_path: Path, key: str, value: str
+) -> None:
+    detector.save_pretrained(tmp_path)
+    architecture = detector.architecture
+    architecture["convention"][key] = value
+    _edit_manifest(tmp_path, architecture=architecture)
+    with pytest.raises(CheckpointError, match=f"{key}: expected one of .* found '{value}'"):
         OwlDetector.from_pretrained(tmp_path)
 
 

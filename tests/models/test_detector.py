@@ -297,11 +297,56 @@ def test_any_backbone_becomes_a_detector() -> None:
     assert detector.score(features, torch.randn(5, 16)).shape == (1, 6, 5)
 
 
+@torch.no_grad()
+def test_empty_batches_and_empty_query_lists_work() -> None:
+    detector = small_detector()
+    none = torch.zeros(0, 16, dtype=torch.int64)
+    features = detector.encode_images(torch.zeros(0, 3, 64, 64))
+    assert detector.score(features, torch.zeros(3, 16)).shape == (0, 16, 3)
+    features = detector.encode_images(torch.zeros(2, 3, 64, 64))
+    assert detector.score(features, detector.encode_text(none)).shape == (2, 16, 0)
+
+
+def test_scores_stay_in_float32_under_autocast() -> None:
+    detector = small_detector()
+    features = detector.encode_images(torch.randn(1, 3, 64, 64))
+    queries = torch.randn(3, 16)
+    expected = detector.score(features, queries)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = detector.score(features, queries)
+    assert torch.equal(found, expected)
+
+
+def test_images_and_queries_export_with_free_sizes() -> None:
+    """Batch and number of queries stay inputs of an exported graph."""
+    detector = small_detector()
+    batch, count = torch.export.Dim("batch"), torch.export.Dim("count")
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.detector = detector
+
+        def forward(self, pixels: Tensor, queries: Tensor) -> Tensor:
+            return self.detector.score(self.detector.encode_images(pixels), queries)
+
+    sizes = ({0: batch}, {0: count})
+    exported = torch.export.export(
+        Both(), (torch.randn(2, 3, 64, 64), torch.randn(3, 16)), dynamic_shapes=sizes
+    ).module()
+    pixels, queries = torch.randn(5, 3, 64, 64), torch.randn(7, 16)
+    torch.testing.assert_close(exported(pixels, queries), Both()(pixels, queries))
+
+
 def test_misuse_is_explained() -> None:
     detector = small_detector()
     features = detector.encode_images(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(QueryError, match=r"\[Q, 16\] or \[B, Q, 16\], found \[3, 17\]"):
+    with pytest.raises(QueryError, match=r"\[Q, 16\] or \[1, Q, 16\], found \[3, 17\]"):
         detector.score(features, torch.zeros(3, 17))
+    with pytest.raises(QueryError, match=r"found \[2, 3, 16\]"):
+        detector.score(features, torch.zeros(2, 3, 16))
+    with pytest.raises(QueryError, match=r"query_mask must be \[3\], found \[4\]"):
+        detector.score(features, torch.zeros(3, 16), torch.ones(4))
     with pytest.raises(ConfigError, match="objectness"):
         detector.encode_images(torch.zeros(1, 3, 64, 64), objectness_top_k=4)
     with pytest.raises(QueryError, match="without a tokenizer"):

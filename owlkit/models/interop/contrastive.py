@@ -15,7 +15,9 @@ from transformers import (
 
 from owlkit.encoders.hf_vision import to_timm_state, vision_tower_from_config
 from owlkit.encoders.hub import load_exactly, read_json, read_weights
-from owlkit.encoders.text import TextTower
+from owlkit.encoders.skip_init import SkipRandomInit
+from owlkit.encoders.text import LEGACY_EOS, TextTower
+from owlkit.encoders.tokenizer import read_tokenizer
 from owlkit.errors import CheckpointError
 from owlkit.geometry import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, Preprocessing
 from owlkit.models.dual_encoder import DualEncoder
@@ -27,8 +29,6 @@ _CONFIGS: dict[str, Any] = {
     "owlvit": OwlViTConfig,
     "owlv2": Owlv2Config,
 }
-# What transformers writes for CLIP models converted before the end token was configurable.
-_LEGACY_EOS = 2
 
 
 def import_dual_encoder(folder: Path) -> DualEncoder:
@@ -37,24 +37,24 @@ def import_dual_encoder(folder: Path) -> DualEncoder:
     Raises:
         CheckpointError: If it is none of these, or its weights do not fit; lists all faults.
     """
-    raw = read_json(folder / "config.json")
-    model_type = str(raw.get("model_type"))
+    model_type = str(read_json(folder / "config.json").get("model_type"))
     if model_type not in _CONFIGS:
         known = ", ".join(_CONFIGS)
         raise CheckpointError(
             f"{folder}: expected a model of type {known}; found model_type {model_type!r}"
         )
-    config = _CONFIGS[model_type](**raw).to_dict()
+    config = parts.make_config(_CONFIGS[model_type], folder)
     is_siglip = model_type == "siglip"
-    vision = vision_tower_from_config(config["vision_config"])
-    text = _siglip_text(config) if is_siglip else _clip_text(config, model_type)
+    with SkipRandomInit():
+        vision = vision_tower_from_config(config["vision_config"])
+        text = _siglip_text(config) if is_siglip else _clip_text(config, model_type)
     model = DualEncoder(
         vision,
         text,
         preprocessing=_read_preprocessing(folder, vision.image_size[0], is_siglip=is_siglip),
         image_projection=not is_siglip,
         logit_bias=is_siglip,
-        tokenizer=parts.read_tokenizer(folder, text.context_length),
+        tokenizer=read_tokenizer(folder, text.context_length),
     )
     state = read_weights(folder)
     prefix = f"{model_type}." if model_type.startswith("owl") else ""
@@ -68,7 +68,7 @@ def import_dual_encoder(folder: Path) -> DualEncoder:
 def _clip_text(config: dict[str, Any], model_type: str) -> TextTower:
     text = {**config["text_config"], "projection_dim": config["projection_dim"]}
     eos = text["eos_token_id"]
-    if model_type.startswith("owl") or eos == _LEGACY_EOS:
+    if model_type.startswith("owl") or eos == LEGACY_EOS:
         largest = text["vocab_size"] - 1
         return parts.clip_text_tower(
             text,
@@ -104,11 +104,8 @@ def _load_weights(
 ) -> None:
     vision = to_timm_state(parts.take_prefix(state, f"{prefix}vision_model."))
     text = parts.take_prefix(state, f"{prefix}text_model.")
-    parts.load_text_weights(model.text, text, source=source)
     converted = {f"vision.{key}": value for key, value in vision.items()}
-    converted |= {
-        f"text.model.{key}": value for key, value in model.text.model.state_dict().items()
-    }
+    converted |= parts.to_text_state(model.text, text)
     names = {
         "visual_projection.weight": "image_projection.weight",
         "text_projection.weight": "text.projection.weight",

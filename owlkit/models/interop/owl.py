@@ -17,15 +17,20 @@ from torch import Tensor, nn
 from transformers import (
     CLIPTextModel,
     Owlv2Config,
+    Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
     OwlViTConfig,
+    OwlViTForObjectDetection,
     OwlViTImageProcessor,
     OwlViTProcessor,
 )
 
 from owlkit.encoders.hf_vision import from_timm_state, to_timm_state, vision_tower_from_config
 from owlkit.encoders.hub import load_exactly, read_json, read_weights
+from owlkit.encoders.skip_init import SkipRandomInit
+from owlkit.encoders.text import TextTower
+from owlkit.encoders.tokenizer import read_tokenizer
 from owlkit.errors import CheckpointError
 from owlkit.geometry import (
     CLIP_MEAN,
@@ -34,13 +39,14 @@ from owlkit.geometry import (
     owlv2_preprocessing,
     owlvit_preprocessing,
 )
-from owlkit.models.checkpoint import replaced_folder
+from owlkit.models.checkpoint import plain_state, replaced_folder
 from owlkit.models.convention import OWL_POSITIONS, ConventionName, resolve_convention
 from owlkit.models.detector import OwlDetector
 from owlkit.models.interop import parts
 
 OWL_TYPES = ("owlvit", "owlv2")
 _CONFIGS: dict[str, Any] = {"owlvit": OwlViTConfig, "owlv2": Owlv2Config}
+_MODELS: dict[str, Any] = {"owlvit": OwlViTForObjectDetection, "owlv2": Owlv2ForObjectDetection}
 _ACTIVATION_NAMES = {"QuickGELU": "quick_gelu", "GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh"}
 
 # Hugging Face's names of the parts outside the towers, and owlkit's.
@@ -72,24 +78,24 @@ def import_owl(folder: Path, convention: ConventionName) -> OwlDetector:
     Raises:
         CheckpointError: If weights are missing, left over, or of another shape; lists all.
     """
-    raw = read_json(folder / "config.json")
-    model_type = raw["model_type"]
-    config = _CONFIGS[model_type](**raw).to_dict()
+    model_type = read_json(folder / "config.json")["model_type"]
+    config = parts.make_config(_CONFIGS[model_type], folder)
     text_config = {**config["text_config"], "projection_dim": config["projection_dim"]}
     largest = text_config["vocab_size"] - 1
     # The end token is the largest id. Some published files name a wrong one, which is not checked.
     eos = largest if text_config["eos_token_id"] == largest else None
-    vision = vision_tower_from_config(config["vision_config"])
-    vision.positions = OWL_POSITIONS[convention]
-    text = parts.clip_text_tower(text_config, pool="argmax", eos_token_id=eos, pad_token_id=0)
-    detector = OwlDetector(
-        vision,
-        text,
-        preprocessing=_read_preprocessing(folder, model_type, vision.image_size, convention),
-        convention=resolve_convention(convention),
-        objectness=model_type == "owlv2",
-        tokenizer=parts.read_tokenizer(folder, text.context_length),
-    )
+    with SkipRandomInit():
+        vision = vision_tower_from_config(config["vision_config"])
+        vision.positions = OWL_POSITIONS[convention]
+        text = parts.clip_text_tower(text_config, pool="argmax", eos_token_id=eos, pad_token_id=0)
+        detector = OwlDetector(
+            vision,
+            text,
+            preprocessing=_read_preprocessing(folder, model_type, vision.image_size, convention),
+            convention=resolve_convention(convention),
+            objectness=model_type == "owlv2",
+            tokenizer=read_tokenizer(folder, text.context_length),
+        )
     _load_weights(detector, read_weights(folder), prefix=f"{model_type}.", source=folder)
     return detector
 
@@ -107,16 +113,13 @@ def _load_weights(
     detector: OwlDetector, state: dict[str, Tensor], *, prefix: str, source: Path
 ) -> None:
     vision = to_timm_state(parts.take_prefix(state, f"{prefix}vision_model."))
-    text_state = parts.take_prefix(state, f"{prefix}text_model.")
-    parts.load_text_weights(detector.text, text_state, source=source)
+    text = parts.take_prefix(state, f"{prefix}text_model.")
     projection = state.get(f"{prefix}visual_projection.weight")
     if projection is not None:
         scale = state.get(f"{prefix}logit_scale", detector.logit_scale)
         detector.keep_projection(projection, scale)
     converted = {f"vision.{key}": value for key, value in vision.items()}
-    converted |= {
-        f"text.model.{key}": value for key, value in detector.text.model.state_dict().items()
-    }
+    converted |= parts.to_text_state(detector.text, text)
     for key, value in state.items():
         if not key.startswith((f"{prefix}vision_model.", f"{prefix}text_model.")):
             converted[_rename_head(key.removeprefix(prefix))] = value
@@ -142,7 +145,7 @@ def save_owl(detector: OwlDetector, folder: Path) -> None:
 
     Args:
         detector: A detector on a CLIP vision transformer with class token and CLIP text tower.
-        folder: A new or empty folder, or one that holds a config.json, which is replaced.
+        folder: A new or empty folder.
 
     Raises:
         CheckpointError: If transformers' classes cannot hold this architecture.
@@ -151,9 +154,10 @@ def save_owl(detector: OwlDetector, folder: Path) -> None:
     model_type = "owlv2" if detector.objectness_head is not None else "owlvit"
     _warn_about_differences(detector, model_type)
     config = _make_config(detector, model_type)
-    with replaced_folder(folder, marker="config.json") as new:
+    state = _huggingface_state(detector, f"{model_type}.")
+    _check_against_transformers(config, state, model_type)
+    with replaced_folder(folder, marker=None) as new:
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        state = _huggingface_state(detector, f"{model_type}.")
         save_file(state, new / "model.safetensors", metadata={"format": "pt"})
         _save_processor(detector, model_type, new)
 
@@ -165,15 +169,46 @@ def _check_exportable(detector: OwlDetector) -> None:
         faults.append(f"image tower {vision.name}: needs a class token and no registers")
     elif isinstance(vision.model.norm_pre, nn.Identity):
         faults.append(f"image tower {vision.name}: needs CLIP's norm before the blocks")
+    elif _activation(detector) not in _ACTIVATION_NAMES:
+        faults.append(f"image tower {vision.name}: activation {_activation(detector)}")
     if vision.image_size[0] != vision.image_size[1]:
         faults.append(f"image size {vision.image_size}: must be square")
     if detector.merge != "class_token":
         faults.append(f"merge {detector.merge!r}: must be 'class_token'")
-    if not isinstance(text.model, CLIPTextModel) or text.pool != "argmax":
+    if not isinstance(text.model, CLIPTextModel) or not _pools_at_largest_id(text):
         faults.append("text tower: must be CLIP's, pooled at the largest token id")
+    elif not isinstance(text.projection, nn.Linear):
+        faults.append("text tower: needs a projection")
     elif text.width != text.model.config.hidden_size:
         # transformers makes the class head as wide as the text tower, not as the projection.
         faults.append(f"projection to {text.width}: must equal {text.model.config.hidden_size}")
+    if faults:
+        listing = "\n  ".join(faults)
+        raise CheckpointError(f"transformers' OWL classes cannot hold this detector:\n  {listing}")
+
+
+def _activation(detector: OwlDetector) -> str:
+    return type(detector.vision.model.blocks[0].mlp.act).__name__
+
+
+def _pools_at_largest_id(text: TextTower) -> bool:
+    is_largest = text.eos_token_id == text.model.config.vocab_size - 1
+    return text.pool == "argmax" or (text.pool == "eos" and is_largest)
+
+
+def _check_against_transformers(
+    config: dict[str, Any], state: dict[str, Tensor], model_type: str
+) -> None:
+    """Compares with what transformers' own class would look for, without making its weights."""
+    with torch.device("meta"):
+        expected = _MODELS[model_type](_CONFIGS[model_type](**config)).state_dict()
+    faults = [f"no place for {key}" for key in state if key not in expected]
+    faults += [f"nothing for {key}" for key in expected if key not in state]
+    faults += [
+        f"{key}: transformers expects {list(expected[key].shape)}, found {list(value.shape)}"
+        for key, value in state.items()
+        if key in expected and expected[key].shape != value.shape
+    ]
     if faults:
         listing = "\n  ".join(faults)
         raise CheckpointError(f"transformers' OWL classes cannot hold this detector:\n  {listing}")
@@ -197,22 +232,8 @@ def _warn_about_differences(detector: OwlDetector, model_type: str) -> None:
 def _make_config(detector: OwlDetector, model_type: str) -> dict[str, Any]:
     vision, text_config = detector.vision, detector.text.model.config
     model = vision.model
-    activation = type(model.blocks[0].mlp.act).__name__
-    text_names = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "max_position_embeddings",
-        "hidden_act",
-        "layer_norm_eps",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    )
     config = _CONFIGS[model_type](
-        text_config={name: getattr(text_config, name) for name in text_names},
+        text_config={name: getattr(text_config, name) for name in parts.TEXT_SETTINGS},
         vision_config={
             "hidden_size": vision.width,
             "intermediate_size": model.blocks[0].mlp.fc1.out_features,
@@ -221,7 +242,7 @@ def _make_config(detector: OwlDetector, model_type: str) -> dict[str, Any]:
             "num_channels": model.patch_embed.proj.in_channels,
             "image_size": vision.image_size[0],
             "patch_size": vision.patch_size,
-            "hidden_act": _ACTIVATION_NAMES[activation],
+            "hidden_act": _ACTIVATION_NAMES[_activation(detector)],
             "layer_norm_eps": model.norm.eps,
         },
         projection_dim=detector.text.width,
@@ -239,7 +260,7 @@ def _huggingface_state(detector: OwlDetector, prefix: str) -> dict[str, Tensor]:
     state[f"{prefix}text_projection.weight"] = detector.state_dict()["text.projection.weight"]
     state[f"{prefix}visual_projection.weight"] = _image_projection(detector)
     state[f"{prefix}logit_scale"] = detector.logit_scale
-    for key, value in detector.state_dict().items():
+    for key, value in plain_state(detector).items():
         for theirs, ours in _HEAD_NAMES.items():
             if key.startswith(ours):
                 state[theirs + key.removeprefix(ours)] = value

@@ -4,15 +4,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from owlkit.encoders.hub import load_exactly, read_json
+from owlkit.encoders.hub import read_json
+from owlkit.encoders.pretrained import to_rgb
 from owlkit.encoders.text import Pool, TextTower
-from owlkit.encoders.tokenizer import Tokenizer
+from owlkit.errors import CheckpointError
 from owlkit.geometry import RGB
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+# What CLIP's, OWL-ViT's and OWLv2's text configurations have in common.
+TEXT_SETTINGS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 
 
 def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -40,20 +55,7 @@ def clip_text_tower(
         eos_token_id: The end token that rows must have; None if unknown.
         pad_token_id: First token of a row that is padding.
     """
-    names = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "max_position_embeddings",
-        "hidden_act",
-        "layer_norm_eps",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    )
-    model = CLIPTextModel(CLIPTextConfig(**{name: config[name] for name in names}))
+    model = CLIPTextModel(CLIPTextConfig(**{name: config[name] for name in TEXT_SETTINGS}))
     return TextTower(
         model,
         pool=pool,
@@ -63,23 +65,30 @@ def clip_text_tower(
     )
 
 
-def load_text_weights(tower: TextTower, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Fills a tower's transformers model.
+def to_text_state(tower: TextTower, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Text weights under the keys of a module that holds the tower as ``text``.
 
     Args:
         tower: The tower.
         state: Weights without the ``text_model.`` prefix, which some releases of transformers put
             before a bare text model's own names and some do not.
-        source: Named in errors.
+    """
+    first_key = next(iter(tower.model.state_dict()))
+    prefix = "text_model." if first_key.startswith("text_model.") else ""
+    return {f"text.model.{prefix}{key}": value for key, value in state.items()}
+
+
+def make_config(config_class: Any, folder: Path) -> dict[str, Any]:
+    """A folder's config.json with everything that it leaves out.
 
     Raises:
-        CheckpointError: If keys or shapes differ.
+        CheckpointError: If transformers refuses a value.
     """
-    model = tower.model
-    own_prefix = "text_model." if next(iter(model.state_dict())).startswith("text_model.") else ""
-    load_exactly(
-        model, {f"{own_prefix}{key}": value for key, value in state.items()}, source=source
-    )
+    try:
+        values: dict[str, Any] = config_class(**read_json(folder / "config.json")).to_dict()
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    return values
 
 
 def text_weights(tower: TextTower) -> dict[str, Tensor]:
@@ -105,34 +114,28 @@ def read_processor(folder: Path) -> dict[str, Any]:
 
 
 def processor_size(settings: Mapping[str, Any], default: int) -> tuple[int, int]:
-    """Height and width of the model input; files of different ages spell it in four ways."""
-    size = settings.get("size", default)
-    if isinstance(size, Mapping):
-        if "shortest_edge" in size:
-            size = settings.get("crop_size", size["shortest_edge"])
-    if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
+    """Height and width of the model input; files of different ages spell it in four ways.
+
+    Raises:
+        CheckpointError: If the setting is none of them.
+    """
+    size = settings.get("size") or default
+    if isinstance(size, Mapping) and "shortest_edge" in size:
+        size = settings.get("crop_size") or size["shortest_edge"]
+    if isinstance(size, int | float):
+        return int(size), int(size)
+    try:
+        height, width = (size["height"], size["width"]) if isinstance(size, Mapping) else size
+        return int(height), int(width)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"image processor: size: expected a number, a pair, or height and width; found {size!r}"
+        ) from error
 
 
 def processor_colours(settings: Mapping[str, Any], mean: RGB, std: RGB) -> tuple[RGB, RGB]:
     """Mean and standard deviation, from the file or the given defaults."""
     return (
-        _triple(settings.get("image_mean") or mean),
-        _triple(settings.get("image_std") or std),
+        to_rgb(settings.get("image_mean") or mean),
+        to_rgb(settings.get("image_std") or std),
     )
-
-
-def _triple(values: Any) -> RGB:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def read_tokenizer(folder: Path, context_length: int) -> Tokenizer | None:
-    """The folder's tokenizer; None if it has none."""
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return None
-    return Tokenizer.from_pretrained(folder, context_length=context_length)

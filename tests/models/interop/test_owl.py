@@ -127,6 +127,58 @@ def test_sharded_weights_load(owlv2_folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_loading_leaves_the_random_state_alone(owlv2_folder: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    OwlDetector.from_pretrained(owlv2_folder)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_half_precision_files_become_float32(owlvit_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((owlvit_folder / "config.json").read_bytes())
+    state = load_file(owlvit_folder / "model.safetensors")
+    save_file({k: v.half() for k, v in state.items()}, tmp_path / "model.safetensors")
+    detector = OwlDetector.from_pretrained(tmp_path)
+    assert {value.dtype for value in detector.state_dict().values()} == {torch.float32}
+
+
+def test_sharded_pickles_load(owlvit_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((owlvit_folder / "config.json").read_bytes())
+    state = load_file(owlvit_folder / "model.safetensors")
+    keys = sorted(state)
+    weight_map = {}
+    for name, members in (("a.bin", keys[::2]), ("b.bin", keys[1::2])):
+        torch.save({key: state[key] for key in members}, tmp_path / name)
+        weight_map |= dict.fromkeys(members, name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert len(OwlDetector.from_pretrained(tmp_path).state_dict()) > 0
+
+
+@pytest.mark.parametrize("size", [{"longest_edge": 64}, [64], {"height": None, "width": 3}])
+def test_unknown_image_sizes_are_refused(owlvit_folder: Path, tmp_path: Path, size: Any) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((owlvit_folder / name).read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+    with pytest.raises(CheckpointError, match="size: expected a number, a pair"):
+        OwlDetector.from_pretrained(tmp_path)
+
+
+def test_invalid_configurations_are_refused(owlvit_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((owlvit_folder / "config.json").read_text())
+    config["vision_config"]["patch_size"] = "big"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="patch_size"):
+        OwlDetector.from_pretrained(tmp_path)
+
+
+def test_saving_for_transformers_never_replaces(owlv2_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("of another model")
+    with pytest.raises(CheckpointError, match="is not empty"):
+        OwlDetector.from_pretrained(owlv2_folder).save_huggingface(tmp_path)
+    assert (tmp_path / "config.json").read_text() == "of another model"
+
+
 def test_preprocessing_follows_the_convention(owlvit_folder: Path, owlv2_folder: Path) -> None:
     fits = {
         (name, convention): OwlDetector.from_pretrained(path, convention).preprocessing
@@ -146,6 +198,8 @@ def test_a_checkpoint_that_does_not_fit_lists_everything(
     (tmp_path / "config.json").write_bytes((owlv2_folder / "config.json").read_bytes())
     state = load_file(owlv2_folder / "model.safetensors")
     del state["class_head.dense0.bias"]
+    del state["owlv2.text_model.final_layer_norm.bias"]
+    del state["owlv2.vision_model.encoder.layers.0.self_attn.k_proj.weight"]
     state["box_head.dense2.weight"] = torch.zeros(5, 64)
     state["extra_head.weight"] = torch.zeros(3)
     save_file(state, tmp_path / "model.safetensors")
@@ -153,6 +207,8 @@ def test_a_checkpoint_that_does_not_fit_lists_everything(
         OwlDetector.from_pretrained(tmp_path)
     message = str(caught.value)
     assert "missing: class_head.dense.bias [32]" in message
+    assert "missing: text.model.final_layer_norm.bias [32]" in message
+    assert "blocks.0.attn.qkv.weight (query alone)" in message
     assert "unexpected: extra_head.weight [3]" in message
     assert "box_head.dense2.weight: expected [4, 64], found [5, 64]" in message
 
@@ -207,8 +263,21 @@ def test_a_detector_made_here_goes_out_with_a_word_about_differences(tmp_path: P
     assert not report["unexpected_keys"]
 
 
-def test_what_transformers_cannot_hold_is_refused_before_writing(tmp_path: Path) -> None:
-    detector = made_from_scratch("vit_small_patch14_reg4_dinov2", patch_size=16)
-    with pytest.raises(CheckpointError, match="no registers"):
+@pytest.mark.filterwarnings("ignore:transformers computes")
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, "no registers"),
+        ("vit_small_patch16_224", {}, "norm before the blocks"),
+        ("vit_base_patch16_clip_quickgelu_224", {"act_layer": "relu"}, "activation ReLU"),
+        ("vit_base_patch16_clip_quickgelu_224", {"qkv_bias": False}, "nothing for .*q_proj.bias"),
+        ("vit_base_patch16_clip_quickgelu_224", {"no_embed_class": True}, "position_embedding"),
+    ],
+)
+def test_what_transformers_cannot_hold_is_refused_before_writing(
+    tmp_path: Path, name: str, overrides: dict[str, Any], message: str
+) -> None:
+    detector = made_from_scratch(name, **overrides)
+    with pytest.raises(CheckpointError, match=message):
         detector.save_huggingface(tmp_path / "out")
     assert not (tmp_path / "out").exists()
