@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from timm.layers.attention_pool2d import AttentionPool2d
+from timm.layers import weight_init
 from torch import nn
 
 from owlkit.encoders.text import TextTower
@@ -87,3 +88,10 @@ def init_clip_text(tower: TextTower) -> None:
             nn.init.zeros_(parameter)
     if isinstance(tower.projection, nn.Linear):
         nn.init.normal_(tower.projection.weight, std=width**-0.5)
+
+
+def init_lecun_normal(layer: nn.Linear) -> None:
+    """Truncated normal with variance 1 / fan-in and zero bias: Flax's default for dense layers."""
+    timm_init: Any = weight_init
+    timm_init.lecun_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)

@@ -23,7 +23,7 @@ from owlkit.encoders.positions import (
     published_positions,
     resample_positions,
 )
-from owlkit.errors import ConfigError, InputSizeError, TokenError
+from owlkit.errors import CheckpointError, ConfigError, InputSizeError, TokenError
 from owlkit.structures import PatchFeatures
 
 Override = int | float | bool | str
@@ -61,6 +61,7 @@ class VisionTower(nn.Module):
 
     Raises:
         ConfigError: If timm does not know the architecture or one of the overrides.
+        CheckpointError: If ``pretrained`` weights cannot be had.
     """
 
     def __init__(
@@ -331,3 +332,5 @@ def _create_timm(name: str, image_size: tuple[int, int], given: dict[str, Overri
         return timm.create_model(name, **arguments)
     except TypeError as error:
         raise ConfigError(f"timm cannot build {name} with {given}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"the hub gives no weights for {name}: {error}") from error

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from owlkit.encoders.initialization import init_lecun_normal
+
 
 def unit_embeddings(embeddings: Tensor) -> Tensor:
     """Scales embeddings to unit length as OWL-ViT does: 1e-6 is added to the norm.
@@ -156,11 +158,3 @@ class PatchMLP(nn.Module):
         hidden = F.gelu(self.dense1(hidden), approximate=self.gelu)
         output: Tensor = self.dense2(hidden)
         return output
-
-
-def init_lecun_normal(layer: nn.Linear) -> None:
-    """Truncated normal with variance 1 / fan-in and zero bias, Flax's default for dense layers."""
-    # The standard deviation of a unit normal cut off at 2 is 0.8796.
-    std = layer.in_features**-0.5 / 0.87962566103423978
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    nn.init.zeros_(layer.bias)

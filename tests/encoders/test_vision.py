@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from owlkit.encoders import VisionTower
-from owlkit.errors import ConfigError, InputSizeError, TokenError
+from owlkit.errors import CheckpointError, ConfigError, InputSizeError, TokenError
 
 SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 VITS: dict[str, dict[str, Any]] = {
@@ -326,6 +326,11 @@ def test_attention_maps_need_fused_attention() -> None:
 def test_unknown_architecture_names_near_ones() -> None:
     with pytest.raises(ConfigError, match="vit_bass_patch16"):
         VisionTower("vit_bass_patch16")
+
+
+def test_weights_that_the_hub_does_not_give_are_named() -> None:
+    with pytest.raises(CheckpointError, match="vit_tiny_patch16_224"):
+        VisionTower("vit_tiny_patch16_224", pretrained=True)
 
 
 def test_unknown_override_is_named() -> None:
