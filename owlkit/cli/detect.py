@@ -67,23 +67,38 @@ def run(options: argparse.Namespace) -> int:
     predictor = _load(options)
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}
-    skipped = 0
-    for source, picture in pictures.items():
-        try:
-            image = load_image(source)
-            detections = _detect(predictor, image, queries, options)
-        except ImageError as error:
-            skipped += _skip(source, error)
-            continue
-        found[source] = detections.to_list()
-        print(f"{describe_source(source)}: {_summary(detections)}")
-        try:
-            _save_picture(picture, draw_detections(image, detections, font=options.font))
-        except (OSError, ValueError) as error:
-            skipped += _skip(source, error)
-    write_json(results, found)
+    try:
+        skipped = sum(
+            not _answer(predictor, queries, source, picture, found=found, options=options)
+            for source, picture in pictures.items()
+        )
+    finally:
+        # Also when it is interrupted: what was found so far is kept.
+        write_json(results, found)
     print(f"{len(found)} images, {skipped} skipped: {options.out}")
     return 1 if skipped else 0
+
+
+def _answer(
+    predictor: "Predictor",
+    queries: Sequence[str],
+    source: str,
+    picture: Path,
+    *,
+    found: dict[str, list[dict[str, Any]]],
+    options: argparse.Namespace,
+) -> bool:
+    """Detects in one image, notes what was found and draws it; returns whether all went well."""
+    try:
+        image = load_image(source)
+        detections = _detect(predictor, image, queries, options)
+        found[source] = detections.to_list()
+        print(f"{describe_source(source)}: {_summary(detections)}")
+        _save_picture(picture, draw_detections(image, detections, font=options.font))
+    except (ImageError, OSError, ValueError) as error:
+        _report_skipped(source, error)
+        return False
+    return True
 
 
 def _checked_queries(options: argparse.Namespace) -> list[str]:
@@ -126,11 +141,10 @@ def _save_picture(path: Path, picture: Image) -> None:
         picture.save(scratch, format="JPEG")
 
 
-def _skip(source: str, error: Exception) -> int:
-    """Reports a source that goes without its picture; returns 1, to count it."""
+def _report_skipped(source: str, error: Exception) -> None:
+    """Says which source goes without its picture, and why."""
     name = describe_source(source)
     print(f"skipped {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
-    return 1
 
 
 def _summary(detections: Detections) -> str:

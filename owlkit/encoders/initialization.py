@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from timm.layers.attention_pool2d import AttentionPool2d
 from timm.layers import weight_init
+from timm.layers.attention_pool2d import AttentionPool2d
 from torch import nn
 
 from owlkit.encoders.text import TextTower

@@ -118,6 +118,22 @@ def test_a_picture_that_cannot_be_saved_keeps_its_detections(
     assert detect.files == ["detections.json", "dog-2.jpg", "dog.jpg"], "nothing half-written"
 
 
+def test_what_was_found_before_an_interrupt_is_kept(
+    detect: DetectCommand, monkeypatch: pytest.MonkeyPatch, photo_folder: Path
+) -> None:
+    load = images._load_file
+
+    def interrupted(source: Any, *rest: Any) -> Any:
+        if "more" in str(source):
+            raise KeyboardInterrupt
+        return load(source, *rest)
+
+    monkeypatch.setattr(images, "_load_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        detect(photo_folder)
+    assert list(detect.results) == [str(photo_folder / "dog.jpg")]
+
+
 def test_each_image_is_loaded_once(
     detect: DetectCommand, monkeypatch: pytest.MonkeyPatch, photo_folder: Path
 ) -> None:
