@@ -114,7 +114,7 @@ class Detections:
         )
 
     # Equal objects would need equal hashes, and arrays have none.
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python itself would set it
 
     def __getitem__(self, key: int | slice | ArrayLike) -> "Detections":
         """The chosen detections.

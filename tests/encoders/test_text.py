@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ from owlkit.models import DualEncoder
 from tests.encoders.test_hf_vision import copy_as_model_folder
 
 END = 99
+TINY: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+TINY_CLIP: dict[str, Any] = {**TINY, "vocab_size": 100, "bos_token_id": 98, "eos_token_id": END}
 
 
 def small_tower(pool: str = "argmax") -> TextTower:
@@ -98,14 +107,7 @@ def test_eos_pool_takes_the_first_end_token() -> None:
 
 @torch.no_grad()
 def test_mean_and_cls_pools_of_any_encoder() -> None:
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    model = BertModel(config, add_pooling_layer=False).eval()
+    model = BertModel(BertConfig(**TINY), add_pooling_layer=False).eval()
     ids = torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
     hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -115,24 +117,10 @@ def test_mean_and_cls_pools_of_any_encoder() -> None:
 
 
 def test_pretrained_encoders_load_with_a_fitting_pool(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
+    BertModel(BertConfig(**TINY)).save_pretrained(tmp_path / "bert")
     tower = load_text_tower(tmp_path / "bert", projection_width=8)
     assert (tower.pool, tower.width) == ("mean", 8)
-    clip_config = CLIPTextConfig(
-        vocab_size=100,
-        hidden_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        bos_token_id=98,
-        eos_token_id=99,
-    )
+    clip_config = CLIPTextConfig(**TINY_CLIP)
     clip = CLIPTextModel(clip_config)
     clip.save_pretrained(tmp_path / "clip")
     assert load_text_tower(tmp_path / "clip").pool == "argmax"
@@ -176,9 +164,8 @@ def test_shortened_context_keeps_the_first_positions() -> None:
 
 
 def test_argmax_pool_is_for_clip_only() -> None:
-    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     with pytest.raises(ConfigError, match="'argmax' is for CLIP"):
-        TextTower(BertModel(config), pool="argmax")
+        TextTower(BertModel(BertConfig(**TINY)), pool="argmax")
 
 
 def test_no_text_gives_no_embedding() -> None:
@@ -191,28 +178,14 @@ def test_no_text_gives_no_embedding() -> None:
 @torch.no_grad()
 def test_clip_encoders_with_the_legacy_end_token_load(tmp_path: Path) -> None:
     """As in the text_encoder folders of image generators."""
-    config = CLIPTextConfig(
-        vocab_size=100,
-        hidden_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        eos_token_id=2,
-    )
+    config = CLIPTextConfig(**{**TINY_CLIP, "eos_token_id": 2})
     CLIPTextModel(config).save_pretrained(tmp_path)
     assert load_text_tower(tmp_path)(torch.tensor([[98, 5, 99]])).shape == (1, 16)
 
 
 @torch.no_grad()
 def test_a_projection_beside_the_encoder_is_taken(tmp_path: Path) -> None:
-    config = CLIPTextConfig(
-        vocab_size=100,
-        hidden_size=16,
-        projection_dim=24,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        bos_token_id=98,
-        eos_token_id=99,
-    )
+    config = CLIPTextConfig(**TINY_CLIP, projection_dim=24)
     model = CLIPTextModelWithProjection(config).eval()
     model.save_pretrained(tmp_path)
     ids = torch.tensor([[98, 5, 99]])
@@ -221,15 +194,7 @@ def test_a_projection_beside_the_encoder_is_taken(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_robertas_positions_start_behind_the_padding(tmp_path: Path) -> None:
-    config = XLMRobertaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=18,
-        pad_token_id=1,
-    )
+    config = XLMRobertaConfig(**TINY, max_position_embeddings=18, pad_token_id=1)
     XLMRobertaModel(config).save_pretrained(tmp_path)
     tower = load_text_tower(tmp_path)
     assert tower.context_length == 16
