@@ -212,6 +212,14 @@ class VisionTower(nn.Module):
         attention = vit.last_attention(self.model, embedded)
         return attention.reshape(*attention.shape[:2], *embedded.grid)
 
+    def use_plain_attention(self) -> None:
+        """Computes attention as matrix products and a softmax, not by torch's fused kernel.
+
+        The same function, in memory that grows with the square of the number of patches.
+        """
+        for layer in vit.attention_layers(self.model):
+            layer.fused_attn = False
+
     @torch.no_grad()
     def set_image_size(
         self, image_size: int | tuple[int, int], *, mode: PositionMode | None = None

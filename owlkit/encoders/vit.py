@@ -7,6 +7,8 @@ register tokens, pre-norm, blocks, norm, attention pool.
 Shapes: B images, P patches, K kept patches, T = prefix + K tokens, D width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from owlkit.encoders.positions import PositionMode, resample_positions
-from owlkit.errors import TokenError
 from owlkit.structures import PatchFeatures
 
 
@@ -149,28 +150,44 @@ def to_features(model: Any, tokens: Tensor, grid: tuple[int, int]) -> PatchFeatu
     return PatchFeatures(tokens=normed[:, model.num_prefix_tokens :], pooled=pooled, grid=grid)
 
 
+def attention_layers(module: nn.Module) -> list[Any]:
+    """The parts of a timm module that choose between torch's fused kernel and plain products."""
+    return [part for part in module.modules() if hasattr(part, "fused_attn")]
+
+
+@contextmanager
+def _fused(module: nn.Module) -> Iterator[None]:
+    """Lets a module's attention go through torch's fused kernel, whatever it is set to."""
+    layers = attention_layers(module)
+    before = [layer.fused_attn for layer in layers]
+    try:
+        for layer in layers:
+            layer.fused_attn = True
+        yield
+    finally:
+        for layer, was_fused in zip(layers, before, strict=True):
+            layer.fused_attn = was_fused
+
+
 def last_attention(model: Any, embedded: EmbeddedPatches) -> Tensor:
     """Attention of the pooling token to the patches: in the attention pool or in the last block.
 
-    Queries and keys are recorded as they enter the fused kernel, so the model runs as usual and
-    only one row of the attention matrix is computed again.
+    Queries and keys are recorded as they enter the fused kernel, so only one row of the attention
+    matrix is computed again.
 
     Returns:
         Probabilities [B, heads, P]. Over all tokens a row sums to 1; what goes to class and
         register tokens is left out here. Without a class token or attention pool: the mean over
         the patches' own rows.
-
-    Raises:
-        TokenError: If timm's fused attention is switched off.
     """
     tokens = run_blocks(model, embedded, last=-1)
     recorder = _AttentionRecorder()
     if model.attn_pool is not None:
         tokens = _run_block(model.blocks[-1], tokens, embedded.rope)
-        with recorder:
+        with _fused(model.attn_pool), recorder:
             to_features(model, tokens, embedded.grid)
         return _attention_rows(recorder, rows=slice(0, 1), first_key=0)
-    with recorder:
+    with _fused(model.blocks[-1]), recorder:
         _run_block(model.blocks[-1], tokens, embedded.rope)
     rows = slice(0, 1) if model.cls_token is not None else slice(None)
     return _attention_rows(recorder, rows=rows, first_key=model.num_prefix_tokens)
@@ -195,8 +212,6 @@ class _AttentionRecorder(TorchFunctionMode):
 
 
 def _attention_rows(recorder: _AttentionRecorder, *, rows: slice, first_key: int) -> Tensor:
-    if not hasattr(recorder, "query"):
-        raise TokenError("attention maps need timm's fused attention, which is switched off")
     query = recorder.query[:, :, rows].float()  # [B, heads, rows, head width]
     scores = query @ recorder.key.float().transpose(-2, -1) * query.shape[-1] ** -0.5
     attention: Tensor = scores.softmax(dim=-1).mean(dim=2)[..., first_key:]  # [B, heads, P]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from owlkit.encoders import VisionTower
+from owlkit.encoders.vit import attention_layers
 from owlkit.errors import CheckpointError, ConfigError, InputSizeError, TokenError
 
 SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -316,11 +317,19 @@ def test_selections_of_the_wrong_shape_are_refused(selection: dict[str, Tensor])
         tower(torch.zeros(1, 3, 64, 64), **selection)
 
 
-def test_attention_maps_need_fused_attention() -> None:
-    tower = make("vit_small_patch16_224")
-    tower.model.blocks[-1].attn.fused_attn = False
-    with pytest.raises(TokenError, match="fused"):
-        tower.attention_maps(torch.zeros(1, 3, 64, 64))
+@pytest.mark.parametrize("name", VITS)
+@torch.no_grad()
+def test_plain_attention_is_the_same_function(name: str) -> None:
+    tower = make(name)
+    image = torch.randn(1, 3, 64, 64)
+    fused, fused_maps = tower(image), tower.attention_maps(image)
+    tower.use_plain_attention()
+    assert not any(layer.fused_attn for layer in attention_layers(tower.model))
+    plain = tower(image)
+    torch.testing.assert_close(plain.tokens, fused.tokens)
+    torch.testing.assert_close(plain.pooled, fused.pooled)
+    torch.testing.assert_close(tower.attention_maps(image), fused_maps)
+    assert not any(layer.fused_attn for layer in attention_layers(tower.model))
 
 
 def test_unknown_architecture_names_near_ones() -> None:
