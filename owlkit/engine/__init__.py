@@ -1,0 +1,27 @@
+"""The training loop and what surrounds it."""
+
+from accelerate import Accelerator  # type: ignore[import-untyped]
+
+from owlkit.engine.accelerator import create_accelerator, share_of_batch
+from owlkit.engine.contrastive import ContrastiveTask
+from owlkit.engine.detection import DetectionTask
+from owlkit.engine.run import Evaluation, RunOutput, RunState, TrainingSummary
+from owlkit.engine.run_log import RunLog
+from owlkit.engine.stop_request import StopRequest
+from owlkit.engine.trainer import Trainer, evaluation_mode
+
+__all__ = [
+    "Accelerator",
+    "ContrastiveTask",
+    "DetectionTask",
+    "Evaluation",
+    "RunLog",
+    "RunOutput",
+    "RunState",
+    "StopRequest",
+    "Trainer",
+    "TrainingSummary",
+    "create_accelerator",
+    "evaluation_mode",
+    "share_of_batch",
+]

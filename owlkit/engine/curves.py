@@ -1,0 +1,124 @@
+"""Curves of a run, drawn from its metrics.jsonl: losses, average precision, learning rates."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+# Terms by name; further ones are recognised by "loss" in their name.
+_LOSS_TERMS = ("classes", "l1", "giou", "objectness", "dino", "ibot", "koleo")
+_PATTERNS = {
+    "loss": re.compile(rf".*loss.*|{'|'.join(_LOSS_TERMS)}"),
+    "ap": re.compile(r"ap(50)?([_/](base|novel))?", re.IGNORECASE),
+    "lr": re.compile(r"lr|lr[_/].*|.*_lr"),
+}
+# A curve is smoothed over so much of its length to either side.
+_SMOOTHED_SHARE = 1 / 40
+# Losses that fall by more than this factor are drawn on a logarithmic axis.
+_LINEAR_UP_TO = 20.0
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def read_metrics(metrics_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a metrics.jsonl, oldest first, each as text and parsed.
+
+    What is no JSON object with a step, as a crash leaves behind, is passed over.
+    """
+    for line in metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            yield line, entry
+
+
+def draw_curves(metrics_file: Path, out_folder: Path) -> None:
+    """Draws ``loss.png``, ``ap.png`` and ``lr.png``; a figure without values gives no file.
+
+    Args:
+        metrics_file: As :class:`~owlkit.engine.run_log.RunLog` writes it; nothing is drawn if it is
+            missing.
+        out_folder: Made if needed.
+    """
+    if not metrics_file.exists():
+        return
+    entries = [entry for _, entry in read_metrics(metrics_file)]
+    losses = _curves(entries, kind="train", names=_PATTERNS["loss"])
+    precisions = _curves(entries, kind="eval", names=_PATTERNS["ap"])
+    rates = _curves(entries, kind="train", names=_PATTERNS["lr"])
+    if losses:
+        _save(_loss_figure(losses), out_folder / "loss.png")
+    if precisions:
+        figure = _figure("average precision", precisions, marker="o")
+        figure.axes[0].set_ylim(bottom=0)
+        _save(figure, out_folder / "ap.png")
+    if rates:
+        figure = _figure("learning rate", rates)
+        figure.axes[0].ticklabel_format(axis="y", scilimits=(-2, 3))
+        _save(figure, out_folder / "lr.png")
+
+
+def _curves(
+    entries: Sequence[dict[str, Any]], *, kind: str, names: re.Pattern[str]
+) -> dict[str, Curve]:
+    """Steps and values of each fitting name that has a finite value, in order of appearance."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for entry in entries:
+        for name, value in entry.items():
+            if entry.get("kind") == kind and names.fullmatch(name) and value is not None:
+                points.setdefault(name, []).append((entry["step"], float(value)))
+    curves = {name: np.asarray(pairs, dtype=np.float64).T for name, pairs in points.items()}
+    return {name: (curve[0], curve[1]) for name, curve in curves.items()}
+
+
+def _loss_figure(losses: dict[str, Curve]) -> Figure:
+    """Smoothed lines, the values as they came pale behind them."""
+    smooth = {name: (steps, _smoothed(values)) for name, (steps, values) in losses.items()}
+    figure = _figure("loss", smooth)
+    axes = figure.axes[0]
+    for line, (steps, values) in zip(axes.get_lines(), losses.values(), strict=True):
+        axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)
+    lowest = min(values.min() for _, values in losses.values())
+    highest = max(values.max() for _, values in losses.values())
+    if 0 < lowest * _LINEAR_UP_TO < highest:
+        axes.set_yscale("log")
+    return figure
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Moving mean, centred so that it does not lag; the window narrows towards both ends."""
+    index = np.arange(len(values))
+    reach = np.minimum(int(len(values) * _SMOOTHED_SHARE), np.minimum(index, index[::-1]))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    mean: NDArray[np.float64] = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    return mean
+
+
+def _figure(quantity: str, curves: dict[str, Curve], *, marker: Literal["", "o"] = "") -> Figure:
+    """Lines over steps with labels, legend and grid; without pyplot, hence without global state."""
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Axes = figure.add_subplot()
+    for name, (steps, values) in curves.items():
+        axes.plot(steps, values, marker=marker, markersize=4, linewidth=1.6, label=name, zorder=2)
+    axes.set_xlabel("step")
+    axes.set_ylabel(quantity)
+    axes.margins(x=0.01)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=1 + len(curves) // 5)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,130 @@
+"""Two processes on the CPU learn what one does, and agree when something goes wrong."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.toy import load_toy, make_trainer
+
+PROGRAM = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from owlkit.errors import TrainingError
+from tests.engine.toy import ToyLog, ToyTask, make_trainer, toy_batches
+
+folder = Path(sys.argv[1])
+accelerator = Accelerator(cpu=True)
+rank = accelerator.process_index
+
+
+def evaluate(model, step):
+    # Only the first process measures; the others take over what it found.
+    return {"AP": 1.0 / step} if rank == 0 else {}
+
+
+def run(name, settings):
+    def shares(start):
+        for step, batch in enumerate(toy_batches(start), start):
+            share = batch[4 * rank : 4 * rank + 4]
+            if settings.get("poison") == step and rank == 1:
+                share.x[2] = float("nan")
+            yield replace(share, corrupt=("bad.jpg",) if rank == step == 1 else ())
+
+    # Weights differ until they are joined; those of the first process count.
+    task, log = ToyTask(seed=rank), ToyLog()
+    trainer = make_trainer(
+        folder / name, task=task, batches=shares, evaluate=evaluate, accelerator=accelerator,
+        log=log, optim=settings["optim"], train=settings["train"],
+    )
+    try:
+        summary = trainer.fit()
+    except TrainingError as error:
+        return {"error": str(error)}
+    loss = {step: values["loss"] for step, values in log.of("train").items()}
+    state = summary.state
+    return {"ending": summary.ending, "corrupt": state.corrupt, "best": state.best,
+            "images_read": state.images_read,
+            "examples": state.examples, "loss": loss}
+
+
+found = {name: run(name, settings) for name, settings in json.loads(sys.argv[2]).items()}
+(folder / f"rank{rank}.json").write_text(json.dumps(found))
+accelerator.end_training()
+"""
+
+TRAIN = {"accumulation": 2, "ema_decay": 0.5, "steps": 6}
+RUNS: dict[str, dict[str, Any]] = {
+    "global": {"optim": {"clip": "global", "clip_norm": 20.0}, "train": TRAIN},
+    "per_example": {"optim": {"clip": "per_example", "clip_norm": 20.0}, "train": TRAIN},
+    "poisoned": {"optim": {}, "train": {"steps": 4}, "poison": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """All runs in one pair of processes, since these take seconds to start."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(folder), json.dumps(RUNS)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error
+    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("clip", ["global", "per_example"])
+def test_two_processes_learn_what_one_does(
+    two_processes: tuple[Path, list[dict[str, Any]]], tmp_path: Path, clip: str
+) -> None:
+    folder, ranks = two_processes
+    make_trainer(tmp_path, optim=RUNS[clip]["optim"], train=TRAIN).fit()
+    for rank in ranks:
+        assert rank[clip]["ending"] == "finished"
+        counts = [rank[clip][name] for name in ("examples", "images_read", "corrupt")]
+        assert counts == [48, 48, 1]
+        assert rank[clip]["best"] == 0.25
+    assert ranks[0][clip]["loss"] == ranks[1][clip]["loss"]
+    expected, found = load_toy(tmp_path / "last"), load_toy(folder / clip / "last")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_all_processes_stop_at_what_one_of_them_meets(
+    two_processes: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    """If the other went on, it would wait for its peer for ever."""
+    first, second = (rank["poisoned"]["error"] for rank in two_processes[1])
+    assert first == second
+    assert "step 2" in first
+    assert "image-2-4; image-2-5; image-2-6; image-2-7" in first
