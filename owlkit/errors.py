@@ -37,5 +37,13 @@ class InputSizeError(OwlkitError, ValueError):
     """An image size that the backbone cannot take."""
 
 
+class DatasetError(OwlkitError, ValueError):
+    """Annotations or files of a data set that cannot be used; counts and lists what is wrong."""
+
+
+class TrainingError(OwlkitError, RuntimeError):
+    """A run that cannot go on: a loss that is not finite, too many unreadable images."""
+
+
 class MissingDependencyError(OwlkitError, ImportError):
     """An optional package is needed; the message names the command that installs it."""

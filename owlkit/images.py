@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import quote, urlsplit
@@ -45,6 +45,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
+# Enough for the headers of most photographs, in one read.
+_HEADER_BYTES = 1 << 16
 # Formats that Pillow hands to an outside program to draw.
 _VECTOR_FORMATS = ("EPS", "EMF", "WMF")
 # Formats whose decoders warn while they decode.
@@ -94,6 +97,35 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
     raise ImageError(
         f"expected an image as a path, an http(s) URL, a PIL image or a numpy array; found {name}"
     )
+
+
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Reads the width and height that :func:`load_image` would give, from the header alone.
+
+    Many files can be asked at once by threads. The only difference to decoding: a PNG may state
+    its orientation after its pixels, where it is not seen.
+
+    Returns:
+        Width and height in pixels, turned upright.
+
+    Raises:
+        ImageError: If the file has no header of an image, or states too many pixels.
+    """
+    name = describe_source(path)
+    try:
+        with BufferedReader(FileIO(path), _HEADER_BYTES) as file:
+            # The disk is waited for here, and not inside the lock that silencing warnings takes.
+            file.peek()
+            with _image_errors(name):
+                with _no_warnings():
+                    image = Image.open(file)
+                _check_size(image.width, image.height, name, MAX_PIXELS)
+                # Pillow states the upright size of a TIFF, and decodes a PNG to look for its EXIF.
+                known = image.format not in ("PNG", "TIFF") or "exif" in image.info
+                turned = known and _orientation(image) in _SIDEWAYS
+                return (image.height, image.width) if turned else image.size
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: expected a readable image file; found {error}") from error
 
 
 def describe_source(source: object) -> str:

@@ -1,11 +1,13 @@
 """Named tensor results that cross package borders.
 
-Shapes: B images, P patches (row-major over the grid), D tower width, E embedding width.
+Shapes: B images, P patches (row-major over the grid), D tower width, E embedding width, Q queries
+per image, M boxes per image, U distinct texts.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -67,3 +69,144 @@ class ImageFeatures:
             objectness=None if self.objectness is None else function(self.objectness),
             patches=None if self.patches is None else function(self.patches),
         )
+
+
+@dataclass(frozen=True)
+class DetectionTargets:
+    """What there is to find in a batch of images.
+
+    Attributes:
+        boxes: cxcywh in [0, 1] of the model input [B, M, 4], float32; zeros where there is no box.
+            The boxes of an image come first, its padding last.
+        labels: 1 where a box is an instance of a query [B, M, Q], float32. A box may answer to
+            several queries, and to none (then only its place is learned).
+        box_mask: True where there is a box [B, M].
+        query_mask: True where a query takes part in the loss [B, Q].
+        divisors: What the loss divides the terms of each image by [B, 4], see
+            ``DetectionLoss.divisors``. Slices keep those of the whole batch. None leaves it to the
+            loss to count these targets alone.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    box_mask: Tensor
+    query_mask: Tensor
+    divisors: Tensor | None = None
+
+    def __getitem__(self, index: slice) -> "DetectionTargets":
+        """The targets of a slice of the batch, sharing memory."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "DetectionTargets":
+        """The targets on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "DetectionTargets":
+        """A copy in page-locked memory, from which transfers to a GPU can overlap."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "DetectionTargets":
+        return DetectionTargets(
+            boxes=function(self.boxes),
+            labels=function(self.labels),
+            box_mask=function(self.box_mask),
+            query_mask=function(self.query_mask),
+            divisors=None if self.divisors is None else function(self.divisors),
+        )
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """A batch of training examples as the loader makes it.
+
+    Attributes:
+        images: RGB, not normalised, uint8 [B, 3, H, W]; the loader lays them out channels last.
+        texts: The distinct query strings of the batch, U of them.
+        queries: Row of ``texts`` of each image's queries, int64 [B, Q]; padding points to row 0.
+        targets: What there is to find.
+        sources: For each example, the files it was made from, as one string for messages.
+        images_read: Image files that were opened for the whole batch, unreadable ones included;
+            mosaics need many. A slice keeps this number and ``corrupt``.
+        corrupt: Files that could not be read and were replaced by others.
+    """
+
+    images: Tensor
+    texts: tuple[str, ...]
+    queries: Tensor
+    targets: DetectionTargets
+    sources: tuple[str, ...]
+    images_read: int
+    corrupt: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice) -> "DetectionBatch":
+        """The examples of a slice, sharing memory; texts they do not ask for stay in the list."""
+        return replace(
+            self,
+            images=self.images[index],
+            queries=self.queries[index],
+            targets=self.targets[index],
+            sources=self.sources[index],
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "DetectionBatch":
+        """The batch on another device."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            queries=self.queries.to(device, non_blocking=non_blocking),
+            targets=self.targets.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "DetectionBatch":
+        """A copy in page-locked memory; torch's loader calls this."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            queries=self.queries.pin_memory(),
+            targets=self.targets.pin_memory(),
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """A batch of images, each with a caption.
+
+    Attributes:
+        images: RGB, not normalised, uint8 [B, 3, H, W]; the loader lays them out channels last.
+        texts: One caption per image.
+        sources: File of each image.
+        corrupt: Files that could not be read and were replaced by others.
+    """
+
+    images: Tensor
+    texts: tuple[str, ...]
+    sources: tuple[str, ...]
+    corrupt: tuple[str, ...] = ()
+
+    @property
+    def images_read(self) -> int:
+        """Image files that were opened, unreadable ones included."""
+        return len(self) + len(self.corrupt)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice) -> "PairBatch":
+        """The pairs of a slice, sharing memory."""
+        return replace(
+            self,
+            images=self.images[index],
+            texts=self.texts[index],
+            sources=self.sources[index],
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
+        """The batch on another device."""
+        return replace(self, images=self.images.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "PairBatch":
+        """A copy in page-locked memory; torch's loader calls this."""
+        return replace(self, images=self.images.pin_memory())

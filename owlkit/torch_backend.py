@@ -18,11 +18,6 @@ from owlkit.structures import ImageFeatures
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# On CPUs torch's fused attention is no faster in bfloat16 than in float32. Up to this many patches
-# plain matrix products take half its time (3.2 against 7.3 ms at 577 tokens, 8.5 against 20 at
-# 1,025) and are as close to float32; at 1,600 they no longer gain anything.
-_PLAIN_ATTENTION_PATCHES = 1024
-
 
 class TorchBackend:
     """Runs an :class:`~owlkit.OwlDetector` for a predictor.
@@ -51,11 +46,9 @@ class TorchBackend:
             raise ConfigError(f"precision must be one of {known}; found {precision!r}")
         self.device = _find_device(device)
         self.detector = detector.to(self.device).eval()
-        self.detector.vision.to(getattr(torch, precision))
-        height, width = self.detector.vision.grid
-        is_bf16_on_cpu = self.device.type == "cpu" and precision == "bfloat16"
-        if is_bf16_on_cpu and height * width <= _PLAIN_ATTENTION_PATCHES:
-            self.detector.vision.use_plain_attention()
+        dtype = getattr(torch, precision)
+        self.detector.vision.to(dtype)
+        self.detector.vision.suit_attention(self.device, dtype)
 
     @classmethod
     def from_pretrained(

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -19,6 +20,7 @@ from transformers import (
 
 from owlkit.encoders.hub import load_exactly, read_weights, resolve_folder
 from owlkit.encoders.quiet import quiet_transformers
+from owlkit.encoders.text_drop_path import add_drop_path
 from owlkit.errors import CheckpointError, ConfigError, TokenError
 
 Pool = Literal["argmax", "eos", "last", "cls", "mean"]
@@ -28,6 +30,8 @@ POOLS: tuple[str, ...] = get_args(Pool)
 # transformers takes as the sign to look for the largest id.
 LEGACY_EOS = 2
 OWL_CONTEXT_LENGTH = 16
+CLIP_VOCAB_SIZE = 49408
+CLIP_EMBED_WIDTH = 512
 
 
 class TextTower(nn.Module):
@@ -43,12 +47,15 @@ class TextTower(nn.Module):
         projection_width: E of a bias-free projection behind the pool; None for no projection.
         eos_token_id: Id of the end token; required for ``eos``, checked for ``argmax`` if given.
         pad_token_id: A row that starts with this id is padding, not a text.
+        drop_path: Stochastic depth rate of the last block in training, rising linearly from 0, in
+            [0, 1); as OWL-ViT was trained, what is kept is not scaled up. May be set later, too.
 
     Attributes:
         width: E, width of the embeddings.
 
     Raises:
-        ConfigError: If the pool is unknown or lacks what it needs.
+        ConfigError: If the pool is unknown or lacks what it needs, or the model's blocks are not
+            known well enough to drop their branches.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class TextTower(nn.Module):
         projection_width: int | None = None,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -76,11 +84,13 @@ class TextTower(nn.Module):
         self.pool = pool
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
-        hidden = int(self.model.config.hidden_size)
+        pooled = _pooled_width(model, pool)
         self.projection = (
-            nn.Linear(hidden, projection_width, bias=False) if projection_width else nn.Identity()
+            nn.Linear(pooled, projection_width, bias=False) if projection_width else nn.Identity()
         )
-        self.width = projection_width or int(getattr(self.model.config, "projection_size", hidden))
+        self.width = projection_width or pooled
+        self._drop_handles: list[RemovableHandle] = []
+        self.drop_path = drop_path
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -91,7 +101,20 @@ class TextTower(nn.Module):
             "projection_width": self.width if projected else None,
             "eos_token_id": self.eos_token_id,
             "pad_token_id": self.pad_token_id,
+            "drop_path": self.drop_path,
         }
+
+    @property
+    def drop_path(self) -> float:
+        """Stochastic depth rate of the last block."""
+        return self._drop_path
+
+    @drop_path.setter
+    def drop_path(self, rate: float) -> None:
+        handles = add_drop_path(self.model, rate) if rate else []
+        for handle in self._drop_handles:
+            handle.remove()
+        self._drop_handles, self._drop_path = handles, rate
 
     def save_model(self, folder: Path) -> None:
         """Writes the transformers model, without the projection, into a folder."""
@@ -218,9 +241,9 @@ def create_text_tower(
     width: int = 512,
     depth: int = 12,
     heads: int = 8,
-    vocab_size: int = 49408,
+    vocab_size: int = CLIP_VOCAB_SIZE,
     context_length: int = OWL_CONTEXT_LENGTH,
-    embed_width: int = 512,
+    embed_width: int = CLIP_EMBED_WIDTH,
     activation: str = "quick_gelu",
     pool: Pool = "argmax",
 ) -> TextTower:
@@ -298,8 +321,8 @@ def load_text_tower(
         folder_or_id: A folder or hub id with config.json and weights of a text encoder.
         pool: Where the sentence vector is taken; None takes what belongs to the model: ``last`` for
             SigLIP, ``argmax`` for CLIP, ``mean`` for others.
-        projection_width: E of a new, randomly initialised projection; None for the one in the
-            folder, if any.
+        projection_width: E; None for the width that the folder has. Its own projection, if any, is
+            kept unless E is another width, for which there is a new, randomly initialised one.
 
     Raises:
         CheckpointError: If it holds no text encoder.
@@ -309,7 +332,12 @@ def load_text_tower(
     config = model.config
     own_pools: dict[str, Pool] = {"siglip_text_model": "last", "clip_text_model": "argmax"}
     pool = pool or own_pools.get(config.model_type, "mean")
-    own_projection = _read_projection(folder) if projection_width is None else None
+    own_projection = _read_projection(folder)
+    own_width = _pooled_width(model, pool) if own_projection is None else len(own_projection)
+    if projection_width == own_width:
+        projection_width = None
+    if projection_width is not None:
+        own_projection = None
     eos = None if config.eos_token_id == LEGACY_EOS else config.eos_token_id
     tower = TextTower(
         model,
@@ -321,6 +349,13 @@ def load_text_tower(
     if own_projection is not None:
         tower.projection.load_state_dict({"weight": own_projection})
     return tower
+
+
+def _pooled_width(model: PreTrainedModel, pool: Pool) -> int:
+    """Width of the vector that a pool takes; SigLIP's own head may change it."""
+    config: Any = model.config
+    width = int(config.hidden_size)
+    return int(getattr(config, "projection_size", width)) if pool == "last" else width
 
 
 def _read_projection(folder: Path) -> Tensor | None:
@@ -345,8 +380,8 @@ def shorten_context(tower: TextTower, context_length: int) -> TextTower:
     old = tower.model
     if not is_clip(tower) or context_length > tower.context_length:
         raise ConfigError(
-            f"model.text.context_length {context_length}: this text tower takes "
-            f"{tower.context_length} tokens and cannot be changed to that"
+            f"model.text.context_length: expected at most the {tower.context_length} tokens of a "
+            f"CLIP text tower, found {context_length}"
         )
     config = CLIPTextConfig(**{**old.config.to_dict(), "max_position_embeddings": context_length})
     new = TextTower(CLIPTextModel(config), **tower.spec)

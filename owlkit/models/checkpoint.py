@@ -121,9 +121,18 @@ def replaced_folder(folder: Path, *, marker: str | None) -> Iterator[Path]:
         new = work / "new"
         new.mkdir()
         yield new
+        _make_readable(new)
         _swap(folder, new=new, old=work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_readable(folder: Path) -> None:
+    """Gives files the permissions that the user's files usually have; safetensors' are private."""
+    usual = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(usual)
 
 
 def _swap(folder: Path, *, new: Path, old: Path) -> None:

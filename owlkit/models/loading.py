@@ -26,8 +26,14 @@ from owlkit.models.interop.contrastive import import_dual_encoder
 from owlkit.models.interop.owl import OWL_TYPES, import_owl, owl_preprocessing
 
 
-def load_model(folder_or_id: str | Path) -> DualEncoder | OwlDetector:
+def load_model(
+    folder_or_id: str | Path, convention: ConventionName | None = None
+) -> DualEncoder | OwlDetector:
     """Loads whichever of the two a folder holds.
+
+    Args:
+        folder_or_id: Folder or hub id.
+        convention: Of a detector; see ``OwlDetector.from_pretrained``.
 
     Raises:
         CheckpointError: If it holds neither, or does not fit.
@@ -37,7 +43,7 @@ def load_model(folder_or_id: str | Path) -> DualEncoder | OwlDetector:
         is_detector = read_json(folder / MANIFEST).get("kind") == "detector"
     else:
         is_detector = read_json(folder / "config.json").get("model_type") in OWL_TYPES
-    return load_detector(folder) if is_detector else load_dual_encoder(folder)
+    return load_detector(folder, convention) if is_detector else load_dual_encoder(folder)
 
 
 def load_detector(

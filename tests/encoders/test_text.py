@@ -14,6 +14,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    SiglipTextConfig,
+    SiglipTextModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -159,7 +161,7 @@ def test_shortened_context_keeps_the_first_positions() -> None:
     ids = torch.tensor([[98, 5, END]])
     assert short.context_length == 5
     torch.testing.assert_close(short(ids), tower(ids))
-    with pytest.raises(ConfigError, match="takes 8 tokens"):
+    with pytest.raises(ConfigError, match="at most the 8 tokens"):
         shorten_context(tower, 9)
 
 
@@ -190,6 +192,31 @@ def test_a_projection_beside_the_encoder_is_taken(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     ids = torch.tensor([[98, 5, 99]])
     torch.testing.assert_close(load_text_tower(tmp_path)(ids), model(input_ids=ids).text_embeds)
+
+
+@torch.no_grad()
+def test_a_projection_gives_way_to_another_width_only(tmp_path: Path) -> None:
+    config = CLIPTextConfig(**TINY_CLIP, projection_dim=24)
+    CLIPTextModelWithProjection(config).save_pretrained(tmp_path)
+    own = load_text_tower(tmp_path)
+    same, other, hidden = (load_text_tower(tmp_path, projection_width=w) for w in (24, 8, 16))
+    assert torch.equal(same.projection.weight, own.projection.weight)
+    assert (other.width, other.projection.weight.shape) == (8, (8, 16))
+    assert hidden.projection.weight.shape == (16, 16), "16 is not what the weights give"
+
+
+@torch.no_grad()
+def test_siglips_own_head_is_the_projection(tmp_path: Path) -> None:
+    config = SiglipTextConfig(**TINY, max_position_embeddings=6, projection_size=24)
+    SiglipTextModel(config).save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7, 1, 1, 1]])
+    tower = load_text_tower(tmp_path)
+    assert isinstance(tower.projection, torch.nn.Identity)
+    assert tower(ids).shape == (1, tower.width) == (1, 24)
+    assert isinstance(load_text_tower(tmp_path, projection_width=24).projection, torch.nn.Identity)
+    assert load_text_tower(tmp_path, projection_width=8)(ids).shape == (1, 8)
+    means = load_text_tower(tmp_path, pool="mean")
+    assert means(ids, torch.ones_like(ids)).shape == (1, means.width) == (1, 16)
 
 
 @torch.no_grad()

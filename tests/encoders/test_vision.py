@@ -323,13 +323,15 @@ def test_plain_attention_is_the_same_function(name: str) -> None:
     tower = make(name)
     image = torch.randn(1, 3, 64, 64)
     fused, fused_maps = tower(image), tower.attention_maps(image)
-    tower.use_plain_attention()
+    tower.suit_attention(torch.device("cpu"), torch.bfloat16)
     assert not any(layer.fused_attn for layer in attention_layers(tower.model))
     plain = tower(image)
     torch.testing.assert_close(plain.tokens, fused.tokens)
     torch.testing.assert_close(plain.pooled, fused.pooled)
     torch.testing.assert_close(tower.attention_maps(image), fused_maps)
     assert not any(layer.fused_attn for layer in attention_layers(tower.model))
+    tower.suit_attention(torch.device("cpu"), torch.float32)
+    assert all(layer.fused_attn for layer in attention_layers(tower.model))
 
 
 def test_unknown_architecture_names_near_ones() -> None:

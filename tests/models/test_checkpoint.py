@@ -252,3 +252,12 @@ def test_push_uploads_a_complete_folder_in_one_commit(
     assert {"owlkit.json", "model.safetensors", "README.md", "text/config.json"} <= uploaded[
         "me/mugs"
     ]
+
+
+def test_saved_files_have_the_usual_permissions(detector: OwlDetector, tmp_path: Path) -> None:
+    """safetensors writes files that only their owner can read; a shared model must be readable."""
+    detector.save_pretrained(tmp_path / "model")
+    usual = tmp_path / "usual"
+    usual.touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert modes == {usual.stat().st_mode}
