@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from owlkit import config, encoders, errors, geometry, images, ops, postprocess, visualize
+    from owlkit import (
+        config,
+        data,
+        encoders,
+        engine,
+        errors,
+        evaluation,
+        geometry,
+        images,
+        losses,
+        ops,
+        postprocess,
+        visualize,
+    )
     from owlkit.detections import Detections
     from owlkit.models import DualEncoder, OwlDetector
     from owlkit.predictor import Predictor, Scene
@@ -22,10 +35,14 @@ __all__ = [
     "Scene",
     "__version__",
     "config",
+    "data",
     "encoders",
+    "engine",
     "errors",
+    "evaluation",
     "geometry",
     "images",
+    "losses",
     "ops",
     "postprocess",
     "visualize",
@@ -43,12 +60,16 @@ _HOMES = {
 }
 _MODULES = frozenset(name for name in __all__ if name.islower() and not name.startswith("_"))
 
-# What `owlkit[torch]` installs, and the names that need it. Without it they are not listed, so that
+# What an extra installs, and the names that need it. Without it they are not listed, so that
 # `from owlkit import *`, `help` and `inspect` work; to ask for one of them tells what to install.
-_TORCH_EXTRA = ("pydantic", "timm", "torch", "torchvision", "transformers", "yaml")
-_NEED_TORCH_EXTRA = ("DualEncoder", "OwlDetector", "config", "encoders", "ops")
-if not all(map(find_spec, _TORCH_EXTRA)):
-    __all__ = [name for name in __all__ if name not in _NEED_TORCH_EXTRA]
+_TORCH = ("pydantic", "timm", "torch", "torchvision", "transformers", "yaml")
+_EXTRAS = {
+    "torch": (_TORCH, ("DualEncoder", "OwlDetector", "config", "encoders", "ops")),
+    "train": ((*_TORCH, "accelerate", "rich", "scipy"), ("engine", "losses")),
+}
+for _packages, _names in _EXTRAS.values():
+    if not all(map(find_spec, _packages)):
+        __all__ = [name for name in __all__ if name not in _names]
 
 
 def __getattr__(name: str) -> Any:
@@ -63,8 +84,9 @@ def __getattr__(name: str) -> Any:
             raise
         from owlkit.errors import MissingDependencyError
 
+        extra = next((extra for extra, (_, names) in _EXTRAS.items() if name in names), "train")
         raise MissingDependencyError(
-            f"owlkit.{name} needs {error.name}: pip install 'owlkit[torch]'"
+            f"owlkit.{name} needs {error.name}: pip install 'owlkit[{extra}]'"
         ) from error
 
 

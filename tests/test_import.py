@@ -98,11 +98,28 @@ def test_what_needs_torch_says_how_to_install_it(statement: str) -> None:
     assert "pip install 'owlkit[torch]'" in printed
 
 
-@pytest.mark.parametrize("command", ["detect", "make-detector"])
-def test_commands_say_how_to_install_torch(command: str) -> None:
+@pytest.mark.parametrize("name", ["engine", "losses"])
+def test_what_needs_the_training_extra_says_so(name: str) -> None:
+    printed = _run(
+        BLOCKED,
+        "import owlkit",
+        "try:",
+        f"    owlkit.{name}",
+        "except owlkit.errors.MissingDependencyError as error:",
+        "    print(error)",
+    )
+    assert "pip install 'owlkit[train]'" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("detect", "torch"), ("make-detector", "torch"), ("train", "train")],
+)
+def test_commands_say_what_to_install(command: str, extra: str) -> None:
     words = {
         "detect": ["detect", "a.jpg", "--queries", "cat", "--model", "folder", "--out", "absent"],
         "make-detector": ["make-detector", "--list-fields"],
+        "train": ["train", "--list-fields"],
     }[command]
     printed = _run(
         BLOCKED,
@@ -111,7 +128,7 @@ def test_commands_say_how_to_install_torch(command: str) -> None:
         f"assert main({words!r}) == 1",
     )
     assert printed.startswith("error: ")
-    assert "pip install 'owlkit[torch]'" in printed
+    assert f"pip install 'owlkit[{extra}]'" in printed
     assert printed.count("\n") == 1
 
 
@@ -125,6 +142,6 @@ def test_what_is_listed_can_be_used() -> None:
         "print(*owlkit.__all__)",
     )
     everything, without_torch = (set(_run(*lines).split()) for lines in (look, (BLOCKED, *look)))
-    need_torch = {"DualEncoder", "OwlDetector", "config", "encoders", "ops"}
+    need_torch = {"DualEncoder", "OwlDetector", "config", "encoders", "engine", "losses", "ops"}
     assert everything - without_torch == need_torch
     assert {"Predictor", "Detections", "visualize", "geometry", "images"} <= without_torch

@@ -46,12 +46,12 @@ TORCH_STACK = {"torch", "torchvision", "timm", "transformers", "accelerate"}
 
 # Third-party packages that belong to one part of the library.
 THIRD_PARTY = {
-    "timm": ("owlkit/encoders/*", "owlkit/models/interop*", "tools/benchmark.py"),
-    "transformers": ("owlkit/encoders/*", "owlkit/models/interop*", "tools/benchmark.py"),
+    "timm": ("owlkit/encoders/*", "owlkit/models/interop*", "tools/benchmark*"),
+    "transformers": ("owlkit/encoders/*", "owlkit/models/interop*", "tools/benchmark*"),
     "accelerate": ("owlkit/engine/*", "tools/*"),
     "gradio": ("demo/*",),
-    "pycocotools": ("owlkit/data/*", "owlkit/evaluation/*"),
-    "faster_coco_eval": ("owlkit/data/*", "owlkit/evaluation/*"),
+    "pycocotools": ("owlkit/data/*", "owlkit/evaluation/*", "tools/benchmarks/*"),
+    "faster_coco_eval": ("owlkit/data/*", "owlkit/evaluation/*", "tools/benchmarks/*"),
     "yaml": ("owlkit/config/*",),
     "albumentations": ("owlkit/data/*",),
     "scipy": ("owlkit/losses/*",),

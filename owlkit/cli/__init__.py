@@ -4,12 +4,18 @@ import sys
 from collections.abc import Sequence
 
 from owlkit import __version__
-from owlkit.cli import detect, make_detector
+from owlkit.cli import convert, detect, evaluate, make_detector, train
 from owlkit.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
+    "convert": Command(convert.SUMMARY, convert.add_arguments, convert.run),
     "detect": Command(detect.SUMMARY, detect.add_arguments, detect.run),
+    "evaluate": Command(evaluate.SUMMARY, evaluate.add_arguments, evaluate.run, extra="train"),
     "make-detector": Command(make_detector.SUMMARY, make_detector.add_arguments, make_detector.run),
+    "pretrain": Command(
+        train.PRETRAIN_SUMMARY, train.add_arguments, train.run_pretrain, extra="train"
+    ),
+    "train": Command(train.TRAIN_SUMMARY, train.add_arguments, train.run_train, extra="train"),
 }
 
 

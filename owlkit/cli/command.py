@@ -18,11 +18,13 @@ class Command:
         summary: One line for the help.
         add_arguments: Declares the options.
         run: Does the job and returns the exit status.
+        extra: What of owlkit must be installed for it.
     """
 
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    extra: str = "torch"
 
     def main(self, words: Sequence[str] | None = None, *, program: str | None = None) -> int:
         """Parses the words and runs the job.
@@ -55,6 +57,6 @@ class Command:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("owlkit"):
                 raise
-            message = f"this command needs {error.name}: pip install 'owlkit[torch]'"
+            message = f"this command needs {error.name}: pip install 'owlkit[{self.extra}]'"
         print(f"error: {message}", file=sys.stderr)
         return 1

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from owlkit.errors import ImageError
+from owlkit.errors import ConfigError, ImageError
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # File systems take 255 bytes, from which a number, a suffix and the scratch file's name go off.
@@ -97,6 +98,38 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
+
+
+def prepare_folder(folder: Path, *, option: str) -> None:
+    """Makes a folder for results and sees that files can be written there.
+
+    Args:
+        folder: The folder; those above it are made, too.
+        option: What the command line calls what goes there.
+
+    Raises:
+        ConfigError: If that is not so.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: expected a folder to write to, found that {folder} is none: "
+            f"{error.strerror}"
+        ) from error
+
+
+def prepare_file(path: Path, *, option: str) -> None:
+    """Makes the folder of a file to write, and sees that no folder is in its place.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{option}: expected a file to write, found the folder {path}")
+    prepare_folder(path.parent, option=option)
 
 
 @contextmanager

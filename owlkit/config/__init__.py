@@ -1,24 +1,46 @@
 """Configuration: typed sections with every key documented, and their YAML loader."""
 
+from owlkit.config.base import Section
+from owlkit.config.data import (
+    AugmentSection,
+    DataSection,
+    DatasetSection,
+    EvaluationSetSection,
+    QueriesSection,
+)
 from owlkit.config.fields import describe_fields
 from owlkit.config.loader import dump_config, load_config
-from owlkit.config.schema import (
-    DetectorConfig,
+from owlkit.config.model import (
     HeadsSection,
     ModelSection,
     PreprocessingSection,
-    Section,
     TextSection,
     VisionSection,
 )
+from owlkit.config.pretraining import DualEncoderSection, PairsSection
+from owlkit.config.schema import ContrastiveConfig, DetectorConfig, RunConfig
+from owlkit.config.training import EvalSection, LossSection, OptimSection, TrainSection
 
 __all__ = [
+    "AugmentSection",
+    "ContrastiveConfig",
+    "DataSection",
+    "DatasetSection",
     "DetectorConfig",
+    "DualEncoderSection",
+    "EvalSection",
+    "EvaluationSetSection",
     "HeadsSection",
+    "LossSection",
     "ModelSection",
+    "OptimSection",
+    "PairsSection",
     "PreprocessingSection",
+    "QueriesSection",
+    "RunConfig",
     "Section",
     "TextSection",
+    "TrainSection",
     "VisionSection",
     "describe_fields",
     "dump_config",

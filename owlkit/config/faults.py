@@ -71,7 +71,9 @@ def _sentence(path: KeyPath, group: list[ErrorDetails], schema: type[BaseModel])
         case "missing":
             return f"{key} is missing"
         case "value_error":
-            return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+            message = first["msg"].removeprefix("Value error, ")
+            # What is said about the whole file names its keys itself.
+            return f"{key}: {message}" if path else message
         case "model_type":
             section = first["ctx"]["class_name"]
             expected = [f"should be a section of keys ({section})"]

@@ -1,17 +1,32 @@
-"""The schema: every key documented and bounded, defaults those of the published models."""
+"""The schema: every key documented, bounded and read, defaults those of the published models."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+import owlkit
 from owlkit.config import (
+    AugmentSection,
+    ContrastiveConfig,
+    DataSection,
+    DatasetSection,
     DetectorConfig,
+    DualEncoderSection,
+    EvalSection,
+    EvaluationSetSection,
     HeadsSection,
+    LossSection,
     ModelSection,
+    OptimSection,
+    PairsSection,
     PreprocessingSection,
+    QueriesSection,
     Section,
     TextSection,
+    TrainSection,
     VisionSection,
     describe_fields,
 )
@@ -23,7 +38,7 @@ def _sections(section: type[BaseModel]) -> list[type[BaseModel]]:
     return [section] + [each for child in below if child for each in _sections(child)]
 
 
-SECTIONS = _sections(DetectorConfig)
+SECTIONS = list(dict.fromkeys(_sections(DetectorConfig) + _sections(ContrastiveConfig)))
 
 
 def test_the_walk_finds_all_sections() -> None:
@@ -34,6 +49,18 @@ def test_the_walk_finds_all_sections() -> None:
         TextSection,
         HeadsSection,
         PreprocessingSection,
+        DataSection,
+        DatasetSection,
+        EvaluationSetSection,
+        AugmentSection,
+        QueriesSection,
+        LossSection,
+        OptimSection,
+        TrainSection,
+        EvalSection,
+        ContrastiveConfig,
+        DualEncoderSection,
+        PairsSection,
     }
     assert set(SECTIONS) == expected
 
@@ -86,6 +113,8 @@ def test_two_configs_do_not_share_a_mutable_default() -> None:
         pytest.param(PreprocessingSection, {"mean": [0.5, 0.5]}, id="two channels"),
         pytest.param(PreprocessingSection, {"mean": ["0.5"] * 3}, id="text among the means"),
         pytest.param(DetectorConfig, {"seed": -1}, id="seeds are not negative"),
+        pytest.param(DataSection, {"val": {"exhaustive": True}}, id="only training asks"),
+        pytest.param(DataSection, {"val": {"weight": 2.0}}, id="there is one to measure on"),
     ],
 )
 def test_values_out_of_range_are_refused(section: type[Section], values: dict[str, Any]) -> None:
@@ -132,6 +161,65 @@ def test_a_key_that_init_from_would_ignore_is_refused(values: dict[str, Any], ke
     ModelSection.model_validate(values)
 
 
+PER_EXAMPLE = "Set both to per_example, or neither"
+
+
+@pytest.mark.parametrize(
+    ("schema", "values", "message"),
+    [
+        (DetectorConfig, {"optim": {"clip": "per_example"}}, PER_EXAMPLE),
+        (DetectorConfig, {"loss": {"normalization": "per_example"}}, PER_EXAMPLE),
+        (
+            DetectorConfig,
+            {"loss": {"normalization": "per_example"}, "optim": {"clip": "none"}},
+            "clip is none and loss.normalization is per_example",
+        ),
+        (DetectorConfig, {"train": {"early_stopping": 3}}, "train.early_stopping needs data to"),
+        (DetectorConfig, {"eval": {"split": "x"}}, "eval.split needs data to measure on"),
+        (ContrastiveConfig, {"train": {"early_stopping": 3}}, "has nothing to measure on"),
+        (DetectorConfig, {"train": {"steps": 1000}}, "found 1000 \\+ 0 of 1000"),
+        (
+            ContrastiveConfig,
+            {
+                "train": {"steps": 50},
+                "optim": {"schedule": "constant", "warmup_steps": 20, "cooldown_steps": 30},
+            },
+            "leave some of train.steps, found 20 \\+ 30 of 50",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit_together_are_refused(
+    schema: type[Section], values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        schema.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": {"normalization": "per_example"}, "optim": {"clip": "per_example"}},
+        {"optim": {"clip": "none"}},
+        {"train": {"early_stopping": 3}, "data": {"val": {"annotations": "x"}}},
+        {"train": {"steps": 1001}},
+    ],
+)
+def test_sections_that_fit_together_are_taken(values: dict[str, Any]) -> None:
+    DetectorConfig.model_validate(values)
+
+
+def test_every_key_is_read() -> None:
+    root = Path(owlkit.__file__).parent
+    source = "\n".join(
+        path.read_text()
+        for part in ("build", "engine", "cli")
+        for path in root.glob(f"{part}/*.py")
+    )
+    names = {name for section in SECTIONS for name in section.model_fields}
+    unread = sorted(name for name in names if not re.search(rf"\.{name}\b", source))
+    assert unread == []
+
+
 def test_the_table_has_every_key_with_its_default_type_and_limits() -> None:
     table = describe_fields(DetectorConfig)
     keys = [line.split()[0] for line in table.splitlines() if not line.startswith(" ")]
@@ -143,9 +231,9 @@ def test_the_table_has_every_key_with_its_default_type_and_limits() -> None:
     row = next(i for i, line in enumerate(lines) if line.startswith("model.vision.drop_path "))
     assert lines[row].split() == ["model.vision.drop_path", "0.0"]
     assert lines[row + 1].startswith("    number, >= 0, < 1. Largest stochastic-depth rate")
-    assert "    scenic | hf. Where the original" in table
+    assert "    scenic | hf | null. Where the original" in table
     assert "    text | null. Hub id" in table
-    assert "    true | false. Add OWLv2's" in table
+    assert "    true | false | null. Whether there is OWLv2's" in table
     assert "    [number, number, number] | null. Divides" in table
     assert "    {text: integer | number | true | false | text}. Keyword" in table
 

@@ -1,0 +1,12 @@
+"""From configuration to objects; the only part that knows all the others."""
+
+from owlkit.build.contrastive import build_contrastive_training
+from owlkit.build.detection import build_detector_training
+from owlkit.build.models import build_detector, build_dual_encoder
+
+__all__ = [
+    "build_contrastive_training",
+    "build_detector",
+    "build_detector_training",
+    "build_dual_encoder",
+]

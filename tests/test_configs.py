@@ -1,0 +1,88 @@
+"""Every published configuration loads, and its model can be built."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from owlkit.build import build_detector, build_dual_encoder
+from owlkit.config import ContrastiveConfig, DetectorConfig, RunConfig, load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+NAMES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES]
+CONTRASTIVE = [
+    path for path in FILES if "captions" in yaml.safe_load(path.read_text()).get("data", {})
+]
+
+
+# Side of the input in pixels and of the grid in patches.
+PUBLISHED = {
+    "owl_b32": (768, 24),
+    "owl_b16": (768, 48),
+    "owl_l14": (840, 60),
+    "owlv2_b16": (960, 60),
+    "owlv2_l14": (1008, 72),
+}
+
+
+def schema_of(path: Path) -> type[RunConfig]:
+    return ContrastiveConfig if path in CONTRASTIVE else DetectorConfig
+
+
+def load(path: Path, *overrides: str) -> RunConfig:
+    return load_config(path, overrides, schema=schema_of(path))
+
+
+def random_weights(path: Path) -> list[str]:
+    """Overrides for a machine without network and trained tokenizer: one block, random weights."""
+    config = load(path)
+    assert isinstance(config, DetectorConfig | ContrastiveConfig)
+    words = ["model.text.depth=1", "model.text.tokenizer=", "model.vision.overrides.depth=1"]
+    source = getattr(config.model, "init_from", None)
+    if source is None:
+        return words
+    patch = next((size for size in (32, 14) if f"patch{size}" in source), 16)
+    size = "large" if "large" in source else "base"
+    name = f"vit_{size}_patch{patch}_clip_quickgelu_224"
+    return [
+        *words,
+        "model.init_from=",
+        f"model.vision.name={name}",
+        "model.vision.overrides.depth=1",
+    ]
+
+
+def test_both_kinds_are_there() -> None:
+    assert {"owl_b32", "owlv2_l14", "quickstart/clip", "quickstart/detector"} <= set(NAMES)
+    assert CONFIGS / "quickstart" / "clip.yaml" in CONTRASTIVE
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_it_loads_says_how_it_is_run_and_what_came_of_it(path: Path) -> None:
+    config = load(path)
+    assert config.optim.warmup_steps + config.optim.cooldown_steps < config.train.steps
+    comment = path.read_text().partition("\nmodel:")[0]
+    command = path.relative_to(CONFIGS.parent).as_posix()
+    assert f".py {command}" in comment
+    assert "# Result: " in comment
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_its_model_can_be_built(path: Path) -> None:
+    config = load(path, *random_weights(path))
+    side = config.model.vision.image_size or 768  # type: ignore[attr-defined]
+    if isinstance(config, ContrastiveConfig):
+        model = build_dual_encoder(config.model)
+    else:
+        assert isinstance(config, DetectorConfig)
+        model = build_detector(config.model)
+        assert (model.objectness_head is not None) == bool(config.model.heads.objectness)
+        if config.loss.objectness_top_k is not None:
+            left = model.vision.grid[0] ** 2 * (1 - config.loss.drop_patches)
+            assert config.loss.objectness_top_k < left
+    assert model.preprocessing.size == (side, side)
+    patches = model.vision.grid[0]
+    assert model.vision.grid == (patches, patches)
+    assert PUBLISHED.get(path.stem, (side, patches)) == (side, patches)
+    assert model.text.context_length == (config.model.text.context_length or 16)  # type: ignore[attr-defined]

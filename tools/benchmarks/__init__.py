@@ -1,0 +1,1 @@
+"""The comparisons of `tools/benchmark.py`, one file for each subject."""
