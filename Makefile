@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup lint test bench clean
+TIER ?= easy
+SEEDS ?= 1
+
+.PHONY: setup quickstart lint test bench clean
 
 setup: $(STAMP)
 
@@ -14,6 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
+
+# The main job on the embedded data set; TIER=hard for harder scenes, SEEDS=3 for mean and spread.
+quickstart: setup
+	$(BIN)/python tools/quickstart.py --tier $(TIER) --seeds $(SEEDS)
 
 lint: setup
 	$(BIN)/ruff check .
