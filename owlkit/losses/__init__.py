@@ -1,9 +1,11 @@
 """Losses: what is compared with what, and how much each difference counts."""
 
-from owlkit.losses.contrastive import clip_loss
+from owlkit.losses.contrastive import clip_loss, siglip_loss
 from owlkit.losses.detection import DetectionLoss, DetectionLosses
 from owlkit.losses.focal import focal_loss
 from owlkit.losses.matching import match, matching_cost
+from owlkit.losses.nt_xent import nt_xent_loss
+from owlkit.losses.triplet import triplet_loss
 
 __all__ = [
     "DetectionLoss",
@@ -12,4 +14,7 @@ __all__ = [
     "focal_loss",
     "match",
     "matching_cost",
+    "nt_xent_loss",
+    "siglip_loss",
+    "triplet_loss",
 ]

@@ -1,15 +1,17 @@
-"""The loss makes nothing larger than the logits, and few tensors of their size."""
+"""What the losses make and keep: nothing larger than the logits, nothing of all pairs."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from owlkit.losses import DetectionLoss
+from owlkit.losses import DetectionLoss, clip_loss, siglip_loss
 from tests.losses.problems import random_problem
 
 
@@ -76,3 +78,46 @@ def test_few_tensors_of_the_size_of_the_logits_live_at_once():
     assert forward.peak < 7.5 * unit
     assert forward.held < 2.5 * unit
     assert backward.peak < 4.5 * unit
+
+
+PAIRS = 1024
+
+
+def plain_siglip(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    signs = 2 * torch.eye(len(images)) - 1
+    return -F.logsigmoid(signs * (scale * images @ texts.mT + bias)).sum() / len(images)
+
+
+def metered(loss: Callable[..., Tensor], count: int) -> tuple[int, MemoryMeter]:
+    """Bytes kept for the backward pass, inputs not counted, and the meter of both passes."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = F.normalize(torch.randn(2, count, 16, generator=generator), dim=2)
+    leaves = [images, texts, torch.tensor(10.0), torch.tensor(-7.0)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    with MemoryMeter() as meter:
+        value = loss(*leaves)
+        kept = meter.held
+        value.backward()
+    return kept, meter
+
+
+def clip_without_bias(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return clip_loss(images, texts, scale)
+
+
+def test_siglip_keeps_a_small_part_of_the_plain_form():
+    kept_by_plain, _ = metered(plain_siglip, PAIRS)
+    kept, _ = metered(siglip_loss, PAIRS)
+    assert kept_by_plain > PAIRS * PAIRS * 4
+    assert kept < kept_by_plain / 20
+
+
+@pytest.mark.parametrize("loss", [siglip_loss, clip_without_bias])
+def test_memory_does_not_grow_with_the_square_of_the_batch(loss):
+    """Twice the pairs: about twice the bytes, kept and at once; four times in the plain form."""
+    kept, once = metered(loss, PAIRS)
+    kept_twice, twice = metered(loss, 2 * PAIRS)
+    assert kept_twice < 2.2 * kept
+    assert twice.peak < 2.2 * once.peak
+    assert once.largest <= 256 * PAIRS
+    assert twice.largest <= 256 * 2 * PAIRS
