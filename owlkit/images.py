@@ -91,12 +91,29 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
         with _image_errors(name):
             return _upright_rgb(source, name, max_pixels)
     if isinstance(source, str) and (source.startswith("data:") or "://" in source):
-        return _decode(BytesIO(_download(source, name)), name, max_pixels)
+        return decode_image(_download(source, name), name, max_pixels=max_pixels)
     if isinstance(source, str | os.PathLike):
         return _load_file(source, name, max_pixels)
     raise ImageError(
         f"expected an image as a path, an http(s) URL, a PIL image or a numpy array; found {name}"
     )
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decodes what an image file holds; see :func:`load_image`.
+
+    Args:
+        data: The bytes of the file.
+        name: Of the file, for messages.
+        max_pixels: Most pixels that the image may have.
+
+    Returns:
+        Upright RGB, uint8 [H, W, 3].
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    return _decode(BytesIO(data), name, max_pixels)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

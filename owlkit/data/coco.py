@@ -6,10 +6,10 @@ Shapes: N boxes of an image, A annotations and I images of the file, C classes.
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,20 @@ class DetectionDataset:
         return np.bincount(np.concatenate(labels), minlength=len(self.names))
 
 
+class DatasetPaths(NamedTuple):
+    """Where a data set is.
+
+    Attributes:
+        annotations: JSON file in COCO's or LVIS's format.
+        images: Folder that its file names are relative to.
+        settings: What errors call the two: the user's options or keys.
+    """
+
+    annotations: Path
+    images: Path
+    settings: tuple[str, str]
+
+
 def read_coco(
     annotations: str | os.PathLike[str],
     images: str | os.PathLike[str],
@@ -119,7 +133,7 @@ def read_coco(
         DatasetError: If the data set is missing or cannot be used; says what is wrong and where.
     """
     annotations, images = Path(annotations), Path(images)
-    _check_presence(annotations, images, settings)
+    check_presence([DatasetPaths(annotations, images, settings)])
     file = parse_coco(annotations, setting=settings[0])
     findings = Findings()
     read = file.images[:max_images]
@@ -145,18 +159,26 @@ def read_coco(
     )
 
 
-def _check_presence(annotations: Path, images: Path, settings: tuple[str, str]) -> None:
-    """Raises DatasetError that says what to download where, if the file or the folder is absent."""
-    if not annotations.is_file():
-        raise DatasetError(
-            f"expected boxes in COCO's or LVIS's JSON at {annotations} ({settings[0]}), "
-            f"found {'a folder' if annotations.is_dir() else 'no such file'}. {LAYOUT}."
-        )
-    if not images.is_dir():
-        raise DatasetError(
-            f"expected the folder of the images of {annotations} at {images} ({settings[1]}), "
-            f"found {'a file' if images.exists() else 'no such folder'}. {LAYOUT}."
-        )
+def check_presence(data_sets: Iterable[DatasetPaths]) -> None:
+    """Looks whether all files and folders are there; reads none.
+
+    Raises:
+        DatasetError: One for all that is absent; says what to download where.
+    """
+    faults = []
+    for annotations, images, settings in data_sets:
+        if not annotations.is_file():
+            faults.append(
+                f"expected boxes in COCO's or LVIS's JSON at {annotations} ({settings[0]}), "
+                f"found {'a folder' if annotations.is_dir() else 'no such file'}"
+            )
+        if not images.is_dir():
+            faults.append(
+                f"expected the folder of the images of {annotations} at {images} ({settings[1]}), "
+                f"found {'a file' if images.exists() else 'no such folder'}"
+            )
+    if faults:
+        raise DatasetError(";\n".join(faults) + f". {LAYOUT}.")
 
 
 def _merge_repeated(

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -73,7 +73,7 @@ class BatchPlan:
 
 def build_loader(
     examples: Dataset[T],
-    plan: BatchPlan,
+    plan: Iterable[list[int]],
     *,
     collate: Callable[[Sequence[T]], Any],
     workers: int = 0,
@@ -89,7 +89,7 @@ def build_loader(
     Args:
         examples: Makes the example of any index, the same whenever it is asked. With workers,
             it must be possible to pickle it.
-        plan: Which indices make which batch.
+        plan: Which indices make which batch, for example a :class:`BatchPlan`.
         collate: Joins examples to a batch, which has a method ``pin_memory`` if that is wanted.
             With workers, it must be possible to pickle it.
         workers: Processes that make batches; 0 makes them in this one.
@@ -101,15 +101,30 @@ def build_loader(
     return DataLoader(
         examples,
         batch_sampler=plan,
-        num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        multiprocessing_context=_context(examples) if workers else None,
-        prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        # A loader without a generator draws its seed from the one that the training uses.
-        generator=torch.Generator(),
+        **worker_options(examples, workers),
     )
+
+
+def worker_options(examples: Dataset[Any], workers: int) -> dict[str, Any]:
+    """What a loader is to be told about its workers.
+
+    Args:
+        examples: What they will be given.
+        workers: Their number; 0 for none.
+
+    Returns:
+        Arguments of :class:`torch.utils.data.DataLoader`.
+    """
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": _context(examples) if workers else None,
+        "prefetch_factor": PREFETCH if workers else None,
+        "worker_init_fn": _start_worker if workers else None,
+        # A loader without a generator draws its seed from the one that the training uses.
+        "generator": torch.Generator(),
+    }
 
 
 def _context(examples: Dataset[Any]) -> multiprocessing.context.BaseContext:

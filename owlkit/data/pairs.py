@@ -1,156 +1,81 @@
-"""Images with captions, for contrastive pretraining.
+"""Pairs of an image and a text for contrastive pretraining, without end, and batches of them.
 
-A captions file has one JSON object a line: ``file``, ``captions`` (a list of texts) and, where
-look-alikes are to meet in a batch, ``group``.
+Shapes: B pairs, S side of the model input in pixels, Dp width of what an image tower makes of an
+image.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from owlkit.data.augmentation import Augmentation, may_flip
-from owlkit.data.reading import read_rgb
+from owlkit.data.pair_sources import PairSource
+from owlkit.data.views import ViewAugmentation
 from owlkit.errors import ConfigError, DatasetError, ImageError
 from owlkit.structures import PairBatch
 
 logger = logging.getLogger(__name__)
 
-_MOST_UNREADABLE = 100
+MOST_UNREADABLE = 100
 """So many unreadable files one after another are no accident."""
 
 _NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 _NO_LABELS = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class CaptionedImage:
-    """One line of a captions file.
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One training example.
 
     Attributes:
-        path: The image.
-        captions: Its texts, at least one.
-        group: What it shares with its look-alikes; None if the file does not say.
+        image: RGB, uint8 [S, S, 3]; None where ``pooled`` is given.
+        text: What is said about it.
+        identity: Number in [0, 2**63); pairs with equal numbers mean the same.
+        source: Where the image comes from.
+        corrupt: What could not be read and was replaced by this.
+        views: Two strong views of the image, uint8 [2, S, S, 3], or None.
+        pooled: What a locked tower made of the image, float32 [Dp], or None.
     """
 
-    path: Path
-    captions: tuple[str, ...]
-    group: str | None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One training example: an image uint8 [h, w, 3], a caption, and where they come from."""
-
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | None
     text: str
+    identity: int
     source: str
     corrupt: tuple[str, ...] = ()
+    views: NDArray[np.uint8] | None = None
+    pooled: NDArray[np.float32] | None = None
 
 
-def read_captioned_images(captions: Path, images: Path) -> tuple[CaptionedImage, ...]:
-    """Reads a captions file.
+@dataclass(frozen=True, eq=False)
+class PairAugmentation:
+    """What a picture of a pair becomes: the model's input and, if wanted, two strong views.
 
-    Args:
-        captions: JSON lines.
-        images: Folder that ``file`` is relative to.
-
-    Raises:
-        DatasetError: If a file is missing or a line does not fit; says which.
-    """
-    if not captions.is_file():
-        raise DatasetError(
-            f"{captions}: no such file; data.captions expects JSON lines with `file` and `captions`"
-        )
-    lines = captions.read_text(encoding="utf-8").splitlines()
-    records = tuple(
-        _parse(line, images, where=f"{captions}:{number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    )
-    if not records:
-        raise DatasetError(f"{captions}: expected one JSON object a line, found none")
-    missing = [record.path for record in records if not record.path.is_file()]
-    if missing:
-        raise DatasetError(
-            f"{captions}: {len(missing)} of {len(records)} images are missing, first {missing[0]}"
-        )
-    return records
-
-
-def _parse(line: str, images: Path, *, where: str) -> CaptionedImage:
-    try:
-        record: Any = json.loads(line)
-        file, captions, group = record["file"], record["captions"], record.get("group")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"{where}: expected `file` and `captions`, found {line[:80]!r}"
-        ) from error
-    is_list = isinstance(captions, list) and captions
-    if not isinstance(file, str) or not is_list or not all(isinstance(c, str) for c in captions):
-        raise DatasetError(f"{where}: expected `file` as text and `captions` as a list of texts")
-    return CaptionedImage(images / file, tuple(captions), None if group is None else str(group))
-
-
-class CaptionExamples(Dataset[Pair]):
-    """An endless stream of pairs; pair number i depends on the seed and i alone.
-
-    Every epoch visits each image once, or, with groups, each group once: ``group_size``
-    neighbouring examples come from one group.
-
-    A file that cannot be read is replaced by a random image, named in :attr:`Pair.corrupt`, and
-    logged once by each process.
-
-    Args:
-        images: What to draw from.
-        augmentation: What happens to an image.
-        size: Side of the result in pixels.
-        group_size: Length of a run of look-alikes; 1 ignores the groups.
-        seed: Of order, captions and augmentation.
-
-    Raises:
-        ConfigError: If there are runs to be made and a group is too small or missing.
+    Attributes:
+        augmentation: Makes the input.
+        size: Side of the input in pixels.
+        views: Makes the views; None for none.
     """
 
-    def __init__(
-        self,
-        images: Sequence[CaptionedImage],
-        augmentation: Augmentation,
-        *,
-        size: int,
-        group_size: int = 1,
-        seed: int = 0,
-    ) -> None:
-        self.images = tuple(images)
-        self.augmentation = augmentation
-        self.size = size
-        self.group_size = group_size
-        self.seed = seed
-        self.groups = _groups(self.images, group_size)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-        self._reported: set[Path] = set()
+    augmentation: Augmentation
+    size: int
+    views: ViewAugmentation | None = None
 
-    def __getitem__(self, index: int) -> Pair:
-        """Returns example ``index``, 0 or more.
+    def __call__(
+        self, image: NDArray[np.uint8], text: str, generator: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Returns the input, uint8 [S, S, 3], and the views, uint8 [2, S', S', 3] or None.
 
-        Raises:
-            DatasetError: A hundred images, one after another, cannot be read.
+        Args:
+            image: RGB, uint8 [H, W, 3].
+            text: Decides whether the input may be mirrored.
+            generator: Of all draws.
         """
-        run, slot = divmod(index, self.group_size)
-        epoch, position = divmod(run, len(self.groups))
-        group = self.groups[self._order_of(epoch)[position]]
-        members = np.random.default_rng([self.seed, 1, run]).permutation(len(group))
-        generator = np.random.default_rng([self.seed, 2, index])
-        corrupt: list[str] = []
-        record, image = self._read(group[members[slot]], generator, corrupt)
-        text = record.captions[generator.integers(len(record.captions))]
         tile = self.augmentation(
             image,
             _NO_BOXES,
@@ -159,24 +84,126 @@ class CaptionExamples(Dataset[Pair]):
             may_flip=may_flip([text]),
             seed=int(generator.integers(2**31)),
         )
-        return Pair(tile.image, text, str(record.path), tuple(corrupt))
+        if self.views is None:
+            return tile.image, None
+        seeds = generator.integers(2**31, size=2).tolist()
+        return tile.image, np.stack([self.views(image, seed=seed) for seed in seeds])
+
+
+class PairExamples(Dataset[Pair]):
+    """An endless stream of pairs; pair number i depends on the seed and i alone.
+
+    Every epoch visits each image once, or, with groups, each group once: ``group_size``
+    neighbouring examples come from one group.
+
+    An image that cannot be read is replaced by a random one, named in :attr:`Pair.corrupt`, and
+    logged once by each process.
+
+    Args:
+        source: What to draw from; at least one image.
+        augmentation: What happens to an image.
+        size: Side of the result in pixels.
+        group_size: Length of a run of look-alikes; 1 ignores the groups.
+        seed: Of order, texts and augmentation.
+        views: Makes two strong views of each image; None for none.
+        pooled: What the locked image tower made of each image of the source, as it is, float32
+            [N, Dp]; rows of NaN are left out. Images are then not read.
+
+    Raises:
+        ConfigError: If there are runs to be made and a group is too small or missing; or if
+            ``pooled`` comes with views, or not with one row per image.
+    """
+
+    def __init__(
+        self,
+        source: PairSource,
+        augmentation: Augmentation,
+        *,
+        size: int,
+        group_size: int = 1,
+        seed: int = 0,
+        views: ViewAugmentation | None = None,
+        pooled: NDArray[np.float32] | None = None,
+    ) -> None:
+        if not len(source):
+            raise DatasetError("expected at least one image to learn from, found none")
+        if pooled is not None and (views is not None or len(pooled) != len(source)):
+            raise ConfigError(
+                f"pooled: expected one row for each of {len(source)} images and no views; found "
+                f"{len(pooled)} rows{' and views' if views else ''}"
+            )
+        self.source = source
+        self.augmentation = PairAugmentation(augmentation, size, views)
+        self.group_size = group_size
+        self.seed = seed
+        self.pooled = pooled
+        # A row of NaN stands for an image that could not be read.
+        lost = set() if pooled is None else set(np.flatnonzero(np.isnan(pooled).any(axis=1)))
+        numbers = [number for number in range(len(source)) if number not in lost]
+        self.groups = _groups(source, numbers, group_size)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._reported: set[str] = set()
+
+    def __getitem__(self, index: int) -> Pair:
+        """Returns example ``index``, 0 or more.
+
+        Raises:
+            DatasetError: A hundred images, one after another, cannot be read.
+        """
+        number, generator = self._drawn(index)
+        if self.pooled is not None:
+            return self._pair(number, self._text(number, generator), pooled=self.pooled[number])
+        corrupt: list[str] = []
+        number, picture = self._read(number, generator, corrupt)
+        text = self._text(number, generator)
+        image, views = self.augmentation(picture, text, generator)
+        return self._pair(number, text, image=image, views=views, corrupt=tuple(corrupt))
+
+    def text_length(self, index: int) -> int:
+        """Characters of the text of example ``index``, without reading its image."""
+        return len(self._text(*self._drawn(index)))
+
+    def _drawn(self, index: int) -> tuple[int, np.random.Generator]:
+        """The image of an example, and what decides everything else about it."""
+        run, slot = divmod(index, self.group_size)
+        epoch, position = divmod(run, len(self.groups))
+        group = self.groups[self._order_of(epoch)[position]]
+        members = np.random.default_rng([self.seed, 1, run]).permutation(len(group))
+        return group[members[slot]], np.random.default_rng([self.seed, 2, index])
+
+    def _text(self, number: int, generator: np.random.Generator) -> str:
+        texts = self.source.texts(number)
+        return texts[generator.integers(len(texts))]
+
+    def _pair(
+        self,
+        number: int,
+        text: str,
+        *,
+        image: NDArray[np.uint8] | None = None,
+        views: NDArray[np.uint8] | None = None,
+        pooled: NDArray[np.float32] | None = None,
+        corrupt: tuple[str, ...] = (),
+    ) -> Pair:
+        identity, where = self.source.identity(number, text), self.source.where(number)
+        return Pair(image, text, identity, where, corrupt, views, pooled)
 
     def _read(
         self, number: int, generator: np.random.Generator, corrupt: list[str]
-    ) -> tuple[CaptionedImage, NDArray[np.uint8]]:
+    ) -> tuple[int, NDArray[np.uint8]]:
         """An image, or another one where it cannot be read; appends what cannot to ``corrupt``."""
-        for _ in range(_MOST_UNREADABLE):
-            record = self.images[number]
+        for _ in range(MOST_UNREADABLE):
             try:
-                return record, read_rgb(record.path)
+                return number, self.source.read(number)
             except ImageError as error:
-                if record.path not in self._reported:
-                    self._reported.add(record.path)
+                where = self.source.where(number)
+                if where not in self._reported:
+                    self._reported.add(where)
                     logger.warning("replaced an image that cannot be read: %s", error)
-                corrupt.append(str(record.path))
-                number = int(generator.integers(len(self.images)))
+                corrupt.append(where)
+                number = int(generator.integers(len(self.source)))
         raise DatasetError(
-            f"expected images that can be read; found {_MOST_UNREADABLE} one after another that "
+            f"expected images that can be read; found {MOST_UNREADABLE} one after another that "
             f"cannot, the last one {corrupt[-1]}"
         )
 
@@ -188,20 +215,23 @@ class CaptionExamples(Dataset[Pair]):
         return self._order[1]
 
 
-def _groups(images: Sequence[CaptionedImage], group_size: int) -> list[list[int]]:
+def _groups(source: PairSource, numbers: Sequence[int], group_size: int) -> list[list[int]]:
+    """Images that may stand side by side; each alone, without groups."""
     if group_size == 1:
-        return [[index] for index in range(len(images))]
+        return [[number] for number in numbers]
     members: dict[str, list[int]] = {}
-    for index, image in enumerate(images):
-        if image.group is None:
+    for index in numbers:
+        group = source.group(index)
+        if group is None:
             raise ConfigError(
-                f"group_size {group_size} needs a group for every image; {image.path} has none"
+                f"group_size {group_size} needs a group for every image; {source.where(index)} "
+                "has none"
             )
-        members.setdefault(image.group, []).append(index)
-    for group, indices in members.items():
+        members.setdefault(group, []).append(index)
+    for name, indices in members.items():
         if len(indices) < group_size:
             raise ConfigError(
-                f"group_size is {group_size}, but group {group!r} has {len(indices)} images"
+                f"group_size is {group_size}, but group {name!r} has {len(indices)} images"
             )
     return list(members.values())
 
@@ -210,12 +240,22 @@ def collate_pairs(pairs: Sequence[Pair]) -> PairBatch:
     """Puts examples of one size into a batch.
 
     Args:
-        pairs: B examples.
+        pairs: B examples, all with an image or all without, and likewise for views and ``pooled``.
     """
-    images = np.stack([pair.image for pair in pairs])
+    images = [pair.image for pair in pairs if pair.image is not None]
+    views = [pair.views for pair in pairs if pair.views is not None]
+    pooled = [pair.pooled for pair in pairs if pair.pooled is not None]
     return PairBatch(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2),
         texts=tuple(pair.text for pair in pairs),
+        identities=torch.tensor([pair.identity for pair in pairs], dtype=torch.int64),
         sources=tuple(pair.source for pair in pairs),
+        images=_channels_first(images) if images else None,
+        pooled=torch.from_numpy(np.stack(pooled)) if pooled else None,
+        views=_channels_first(views) if views else None,
         corrupt=tuple(path for pair in pairs for path in pair.corrupt),
     )
+
+
+def _channels_first(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """[..., H, W, 3] becomes [B, ..., 3, H, W], without moving a byte of it."""
+    return torch.from_numpy(np.stack(pictures)).movedim(-1, -3)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.images import MAX_PIXELS, load_image
+from owlkit.images import MAX_PIXELS, decode_image, load_image
 
 # OpenCV's flags for decoding at a fraction of the size, coarsest first.
 _REDUCED = (
@@ -50,11 +50,30 @@ def read_rgb(path: str | os.PathLike[str], *, at_least: int | None = None) -> ND
         data = Path(path).read_bytes()
     except (OSError, ValueError):
         return load_image(path)
+    image = _decode_ordinary_jpeg(data, at_least)
+    return load_image(path) if image is None else image
+
+
+def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decodes what an image file holds, as :func:`read_rgb` does.
+
+    Args:
+        data: The bytes of the file.
+        name: Of the file, for messages.
+
+    Raises:
+        ImageError: If it cannot be decoded; says the name.
+    """
+    image = _decode_ordinary_jpeg(data, None)
+    return decode_image(data, name) if image is None else image
+
+
+def _decode_ordinary_jpeg(data: bytes, at_least: int | None) -> NDArray[np.uint8] | None:
+    """RGB of a JPEG that OpenCV reads well; None for everything else."""
     size = _ordinary_jpeg_size(data)
     if size is None or size[0] * size[1] > MAX_PIXELS:
-        return load_image(path)
-    image = _decode(data, _flag(max(size), at_least))
-    return load_image(path) if image is None else image
+        return None
+    return _decode(data, _flag(max(size), at_least))
 
 
 def _flag(longer: int, at_least: int | None) -> int:

@@ -1,9 +1,7 @@
 """Pairs show what their captions say, come in the promised order, and depend on the index alone."""
 
-import json
 import logging
 import pickle
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +11,11 @@ import pytest
 import torch
 
 from owlkit.data.augmentation import Augmentation
-from owlkit.data.pairs import CaptionedImage, CaptionExamples, collate_pairs, read_captioned_images
+from owlkit.data.captions import CaptionedImage
+from owlkit.data.class_images import ClassImages, ImageArray
+from owlkit.data.pair_sources import CaptionSource, ClassSource, caption_identity
+from owlkit.data.pairs import PairExamples, collate_pairs
+from owlkit.data.views import ViewAugmentation
 from owlkit.errors import ConfigError, DatasetError
 from tests.data.pictures import AS_IT_IS
 
@@ -37,70 +39,12 @@ def make_images(folder: Path, groups: str) -> list[CaptionedImage]:
     return images
 
 
-def make_examples(images: list[CaptionedImage], **options: object) -> CaptionExamples:
-    return CaptionExamples(images, AS_IT_IS, size=8, **options)  # type: ignore[arg-type]
+def make_examples(images: list[CaptionedImage], **options: object) -> PairExamples:
+    return PairExamples(CaptionSource(images), AS_IT_IS, size=8, **options)  # type: ignore[arg-type]
 
 
 def number_of(pair: object) -> int:
     return int(Path(pair.source).stem)  # type: ignore[attr-defined]
-
-
-def write_lines(path: Path, *lines: object) -> Path:
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    return path
-
-
-def test_lines_become_images(tmp_path: Path) -> None:
-    save_picture(tmp_path / "a.png", red=1)
-    captions = write_lines(
-        tmp_path / "captions.jsonl",
-        {"file": "a.png", "captions": ["one", "two"], "group": 7},
-        {"file": "a.png", "captions": ["three"]},
-    )
-    assert read_captioned_images(captions, tmp_path) == (
-        CaptionedImage(tmp_path / "a.png", ("one", "two"), "7"),
-        CaptionedImage(tmp_path / "a.png", ("three",), None),
-    )
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        [1],
-        "text",
-        3,
-        {"file": "a.png"},
-        {"captions": ["a"]},
-        {"file": "a.png", "captions": []},
-        {"file": "a.png", "captions": "a cat"},
-        {"file": "a.png", "captions": ["a cat", 3]},
-        {"file": None, "captions": ["a cat"]},
-    ],
-    ids=str,
-)
-def test_a_line_that_does_not_fit_is_named(tmp_path: Path, line: object) -> None:
-    save_picture(tmp_path / "a.png", red=1)
-    good = {"file": "a.png", "captions": ["a"]}
-    captions = write_lines(tmp_path / "captions.jsonl", good, line)
-    with pytest.raises(DatasetError, match=re.escape(f"{captions}:2: expected `file`")):
-        read_captioned_images(captions, tmp_path)
-
-
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    captions = tmp_path / "captions.jsonl"
-    with pytest.raises(DatasetError, match=r"captions\.jsonl: no such file; data\.captions"):
-        read_captioned_images(captions, tmp_path)
-    captions.write_text("\n \n")
-    with pytest.raises(DatasetError, match="one JSON object a line, found none"):
-        read_captioned_images(captions, tmp_path)
-    captions.write_text("no json\n")
-    with pytest.raises(DatasetError, match="found 'no json'"):
-        read_captioned_images(captions, tmp_path)
-    write_lines(captions, *({"file": f"{n}.png", "captions": ["a"]} for n in range(3)))
-    save_picture(tmp_path / "0.png", red=0)
-    missing = re.escape(str(tmp_path / "1.png"))
-    with pytest.raises(DatasetError, match=f"2 of 3 images are missing, first {missing}"):
-        read_captioned_images(captions, tmp_path)
 
 
 def test_a_pair_is_an_image_with_one_of_its_captions(tmp_path: Path) -> None:
@@ -114,6 +58,8 @@ def test_a_pair_is_an_image_with_one_of_its_captions(tmp_path: Path) -> None:
         assert pair.image.dtype == np.uint8
         assert (pair.image == [2 * number, 0, 0]).all()
         assert pair.text in images[number].captions
+        assert pair.identity == caption_identity(pair.text)
+        assert pair.views is pair.pooled is None
         assert pair.corrupt == ()
         said[pair.text] += 1
     assert len(said) == 12, "each caption has its turn"
@@ -204,7 +150,7 @@ def test_pictures_whose_caption_says_left_or_right_are_not_mirrored(tmp_path: Pa
     captions = ("a green half", "green on the left")
     image = CaptionedImage(tmp_path / "a.png", captions, None)
     mirror = Augmentation(flip=1.0, crop=False)
-    examples = CaptionExamples([image], mirror, size=16)
+    examples = PairExamples(CaptionSource([image]), mirror, size=16)
     sides = {pair.text: bool(pair.image[0, 0, 1]) for pair in map(examples.__getitem__, range(20))}
     assert sides == {captions[0]: False, captions[1]: True}
 
@@ -222,8 +168,67 @@ def test_pairs_become_a_batch(tmp_path: Path) -> None:
         np.testing.assert_array_equal(batch.images[row].numpy(), pair.image.transpose(2, 0, 1))
     assert batch.texts == tuple(pair.text for pair in pairs)
     assert batch.sources == tuple(pair.source for pair in pairs)
+    assert batch.identities.tolist() == [pair.identity for pair in pairs]
+    assert batch.views is batch.pooled is None
     assert set(batch.corrupt) == {str(images[2].path)}
     assert batch.images_read == 4 + len(batch.corrupt)
     part = batch[1:3]
     assert (part.texts, part.sources) == (batch.texts[1:3], batch.sources[1:3])
     assert torch.equal(part.images, batch.images[1:3])
+
+
+def test_classes_give_pairs_whose_class_is_their_identity() -> None:
+    pixels = np.repeat(np.arange(6, dtype=np.uint8), 8 * 8 * 3).reshape(6, 8, 8, 3)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    images = ClassImages(("owl", "cat", "dog"), labels, ImageArray(Path("x.npz"), pixels))
+    examples = PairExamples(ClassSource(images, ("a {}", "the {}")), AS_IT_IS, size=8)
+    said = Counter()
+    for index in range(60):
+        pair = examples[index]
+        number = int(pair.image[0, 0, 0])
+        assert pair.identity == labels[number]
+        assert pair.source == f"x.npz[{number}]"
+        assert pair.text.split()[1] == images.names[labels[number]]
+        said[pair.text] += 1
+    assert len(said) == 6
+    with pytest.raises(ConfigError, match=r"needs a group for every image; x\.npz\[0\] has none"):
+        PairExamples(ClassSource(images, ("a {}",)), AS_IT_IS, size=8, group_size=2)
+
+
+def test_two_views_are_of_the_same_picture_and_leave_the_pair_as_it_was(tmp_path: Path) -> None:
+    images = make_images(tmp_path, "abc")
+    bare = make_examples(images)
+    viewed = pickle.loads(pickle.dumps(make_examples(images, views=ViewAugmentation(12))))
+    for index in range(6):
+        pair = viewed[index]
+        assert pair.views.shape == (2, 12, 12, 3)
+        np.testing.assert_array_equal(pair.views, viewed[index].views)
+        np.testing.assert_array_equal(pair.image, bare[index].image)
+        assert pair.text == bare[index].text
+    batch = collate_pairs([viewed[index] for index in range(3)])
+    assert batch.views.shape == (3, 2, 3, 12, 12)
+    np.testing.assert_array_equal(batch.views[1, 1, 0], viewed[1].views[1, :, :, 0])
+
+
+def test_pooled_images_are_not_read_and_come_in_the_same_order(tmp_path: Path) -> None:
+    images = make_images(tmp_path, "aabbcc")
+    pooled = np.arange(6 * 3, dtype=np.float32).reshape(6, 3)
+    options = {"group_size": 2, "seed": 5}
+    wanted = [make_examples(images, **options)[index] for index in range(12)]
+    for image in images:
+        image.path.unlink()
+    examples = make_examples(images, pooled=pooled, **options)
+    pairs = [examples[index] for index in range(12)]
+    for pair, other in zip(pairs, wanted, strict=True):
+        assert pair.image is None
+        assert (pair.source, pair.text) == (other.source, other.text)
+        np.testing.assert_array_equal(pair.pooled, pooled[number_of(pair)])
+    batch = collate_pairs(pairs)
+    assert batch.images is None
+    assert (batch.pooled.dtype, batch.pooled.shape) == (torch.float32, (12, 3))
+    with pytest.raises(
+        ConfigError, match="one row for each of 6 images and no views; found 5 rows"
+    ):
+        make_examples(images, pooled=pooled[:5])
+    with pytest.raises(ConfigError, match="found 6 rows and views"):
+        make_examples(images, pooled=pooled, views=ViewAugmentation(8))

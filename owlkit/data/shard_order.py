@@ -1,0 +1,130 @@
+"""In which order the examples of shards come, and which of the readers gets which.
+
+A reader is one worker of one training process; there are ``readers`` of them. In each epoch the
+shards are put into a new random order, which all readers know. As many of them as can be dealt out
+evenly go whole to one reader each. The rest - all of them, where there are fewer shards than
+readers - are read by every reader, who takes every ``readers``-th example. So no example is lost or
+doubled in an epoch, and readers have equally many as far as shards are equally large; where they
+are not, some readers begin their next epoch earlier than others.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
+
+import numpy as np
+
+from owlkit.data.shard_reading import Fault, Sample, read_shard
+from owlkit.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+_MOST_FAULTS = 10_000
+_MOST_EMPTY_PASSES = 100
+# Keep the draws of one purpose apart from those of another.
+_SHARDS, _SAMPLES = 1, 2
+
+
+@dataclass(eq=False)
+class ShardReader:
+    """The undecoded examples of a data set that one reader gets, without end.
+
+    Iterating begins anew with the first epoch; equal arguments give equal examples.
+
+    Attributes:
+        shards: Of the data set, at least one.
+        seed: Of all draws.
+        number: Of the data set, which draws otherwise than another one.
+        reader: Number of this reader, from 0.
+        readers: How many there are.
+        shuffle_buffer: Examples from which the next one is drawn; 1 keeps their order.
+    """
+
+    shards: Sequence[str]
+    seed: int = 0
+    number: int = 0
+    reader: int = 0
+    readers: int = 1
+    shuffle_buffer: int = 1000
+    _faults: list[Fault] = field(default_factory=list, init=False)
+    _reported: set[str] = field(default_factory=set, init=False)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yields samples, each with the faults that were met since the one before.
+
+        Raises:
+            DatasetError: If nothing can be read.
+        """
+        self._faults.clear()
+        empty = 0
+        for epoch in count():
+            empty += 1
+            for sample in self.epoch(epoch):
+                yield replace(sample, faults=tuple(fault.where for fault in self._faults))
+                self._faults.clear()
+                empty = 0
+            if empty > _MOST_EMPTY_PASSES * self.readers:
+                raise self._nothing_found()
+
+    def _nothing_found(self) -> DatasetError:
+        last = f", the last one {self._faults[-1].where}: {self._faults[-1].reason}"
+        return DatasetError(
+            f"{self.shards[0]} and others: expected images with captions, found {len(self._faults)}"
+            f" faults one after another{last if self._faults else ''}"
+        )
+
+    def epoch(self, epoch: int) -> Iterator[Sample]:
+        """Yields this reader's share of an epoch; all readers' shares are each example once.
+
+        Args:
+            epoch: Its number, from 0.
+        """
+        generator = np.random.default_rng([self.seed, _SAMPLES, self.number, self.reader, epoch])
+        buffer: list[Sample] = []
+        for sample in self._in_order(epoch):
+            buffer.append(sample)
+            if len(buffer) >= self.shuffle_buffer:
+                yield _draw(buffer, generator)
+        while buffer:
+            yield _draw(buffer, generator)
+
+    def _in_order(self, epoch: int) -> Iterator[Sample]:
+        """This reader's share of an epoch, shard by shard."""
+        order = self._order(epoch)
+        whole = len(order) // self.readers * self.readers
+        for shard in order[self.reader : whole : self.readers]:
+            yield from self._samples(shard, turn=0, of=1)
+        for shard in order[whole:]:
+            # Not the same examples each epoch, so that even a shard that holds fewer than there
+            # are readers has something for everybody in the end.
+            turn = (self.reader + shard + epoch) % self.readers
+            yield from self._samples(shard, turn=turn, of=self.readers)
+
+    def _samples(self, shard: int, *, turn: int, of: int) -> Iterator[Sample]:
+        """The examples of a shard whose number leaves ``turn`` when divided by ``of``."""
+        for found in islice(read_shard(self.shards[shard]), turn, None, of):
+            if isinstance(found, Sample):
+                yield found
+            else:
+                self._note(found)
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = np.random.default_rng([self.seed, _SHARDS, self.number, epoch])
+        order: list[int] = generator.permutation(len(self.shards)).tolist()
+        return order
+
+    def _note(self, fault: Fault) -> None:
+        if fault.where not in self._reported:
+            self._reported.add(fault.where)
+            logger.warning("left out what cannot be read: %s: %s", fault.where, fault.reason)
+        self._faults.append(fault)
+        if len(self._faults) > _MOST_FAULTS:
+            raise self._nothing_found()
+
+
+def _draw(buffer: list[Sample], generator: np.random.Generator) -> Sample:
+    """Takes one sample out; its place is filled by the last one."""
+    place = int(generator.integers(len(buffer)))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()

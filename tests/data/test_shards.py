@@ -1,0 +1,293 @@
+"""Pairs from shards: each once an epoch, the same ones whoever asks again, damage named."""
+
+import logging
+import tarfile
+from collections import Counter
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from owlkit.data.augmentation import Augmentation
+from owlkit.data.loader import BatchPlan
+from owlkit.data.pair_sources import caption_identity
+from owlkit.data.shard_order import ShardReader
+from owlkit.data.shard_reading import Fault, find_shards, read_shard
+from owlkit.data.shards import ShardSource, ShardStream, build_shard_loader
+from owlkit.data.views import ViewAugmentation
+from owlkit.errors import ConfigError, DatasetError
+from tests.data.pictures import AS_IT_IS
+
+Members = dict[str, bytes]
+
+
+def picture(number: int) -> bytes:
+    """A PNG that is ``number`` red."""
+    return cv2.imencode(".png", np.full((4, 4, 3), [0, 0, number], np.uint8))[1].tobytes()
+
+
+def write_tar(path: Path, members: Members) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content))
+    return path
+
+
+def members_of(*numbers: int) -> Members:
+    return {
+        f"{n:04d}.{end}": content
+        for n in numbers
+        for end, content in (("png", picture(n)), ("txt", f"number {n}".encode()))
+    }
+
+
+def make_shards(folder: Path, *sizes: int, name: str = "s", first: int = 0) -> str:
+    """Shards of examples that are numbered through all of them; returns a pattern."""
+    for shard, size in enumerate(sizes):
+        write_tar(folder / f"{name}-{shard}.tar", members_of(*range(first, first + size)))
+        first += size
+    return str(folder / f"{name}-*.tar")
+
+
+def make_stream(*urls: str, **options: object) -> ShardStream:
+    options = {"size": 4, "shuffle_buffer": 5, **options}
+    sources = [ShardSource((url,)) for url in urls]
+    return ShardStream(sources, AS_IT_IS, **options)  # type: ignore[arg-type]
+
+
+def numbers_of(pairs) -> list[int]:
+    pairs = list(pairs)
+    assert all(pair.text == f"number {pair.image[0, 0, 0]}" for pair in pairs)
+    return [int(pair.image[0, 0, 0]) for pair in pairs]
+
+
+def numbers_in(batches) -> list[list[int]]:
+    return [batch.images[:, 0, 0, 0].tolist() for batch in batches]
+
+
+def test_every_example_comes_once_an_epoch_in_a_new_order(tmp_path: Path) -> None:
+    stream = make_stream(make_shards(tmp_path, 7, 3, 10))
+    pairs = list(islice(stream.pairs(), 60))
+    numbers = numbers_of(pairs)
+    epochs = [tuple(numbers[start : start + 20]) for start in range(0, 60, 20)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert len(set(epochs)) == 3
+    assert tuple(range(20)) not in epochs
+    assert numbers_of(islice(stream.pairs(), 60)) == numbers
+    other = make_stream(str(tmp_path / "*.tar"), seed=1)
+    assert numbers_of(islice(other.pairs(), 60)) != numbers
+    assert pairs[0].identity == caption_identity(pairs[0].text)
+    for pair, number in zip(pairs, numbers, strict=True):
+        shard = 0 if number < 7 else 1 if number < 10 else 2
+        assert pair.source == f"{tmp_path}/s-{shard}.tar:{number:04d}"
+
+
+def test_a_buffer_of_one_keeps_the_order_of_a_shard(tmp_path: Path) -> None:
+    stream = make_stream(make_shards(tmp_path, 9), shuffle_buffer=1)
+    assert numbers_of(islice(stream.pairs(), 9)) == list(range(9))
+
+
+@pytest.mark.parametrize("readers", [1, 2, 3, 5, 13])
+@pytest.mark.parametrize("shards", [(12,), (5, 7), (4, 1, 4, 3), (1,) * 12])
+def test_readers_share_every_epoch(tmp_path: Path, shards, readers: int) -> None:
+    paths = find_shards([make_shards(tmp_path, *shards)])
+    for epoch in range(3):
+        shares = [
+            [sample.texts for sample in ShardReader(paths, 3, 0, reader, readers, 4).epoch(epoch)]
+            for reader in range(readers)
+        ]
+        found = Counter(text for share in shares for text in share)
+        assert found == Counter((f"number {number}",) for number in range(12))
+        if len(shards) == 1:
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_more_readers_than_examples_all_get_some(tmp_path: Path) -> None:
+    stream = make_stream(make_shards(tmp_path, 2))
+    for reader in range(5):
+        assert len(set(numbers_of(islice(stream.pairs(reader, 5), 6)))) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_run_that_goes_on_sees_what_it_would_have_seen(tmp_path: Path, workers: int) -> None:
+    url = make_shards(tmp_path, 5, 4, 6)
+    write_tar(tmp_path / "s-3.tar", {**members_of(80, 81), "0080.png": b"no picture"})
+    stream = make_stream(url, views=ViewAugmentation(6))
+
+    def batches(start: int) -> list:
+        plan = BatchPlan(4, 6, start_step=start, rank=1, world_size=2, accumulation=1)
+        return list(build_shard_loader(stream, plan, workers=workers))
+
+    whole = batches(0)
+    assert len(whole) == 6
+    for start in (3, 5) if workers < 2 else (3,):
+        rest = batches(start)
+        assert len(rest) == 6 - start
+        for found, wanted in zip(rest, whole[start:], strict=True):
+            assert (found.texts, found.sources) == (wanted.texts, wanted.sources)
+            assert found.corrupt == wanted.corrupt
+            assert torch.equal(found.images, wanted.images)
+            assert torch.equal(found.views, wanted.views)
+            assert torch.equal(found.identities, wanted.identities)
+
+
+def test_parts_of_a_step_and_places_in_the_stream(tmp_path: Path) -> None:
+    stream = make_stream(make_shards(tmp_path, 30))
+    plan = BatchPlan(12, 3, rank=1, world_size=2, accumulation=3)
+    loader = build_shard_loader(stream, plan)
+    assert len(loader) == 9
+    wanted = numbers_of(islice(stream.pairs(1, 2), 18))
+    assert numbers_in(loader) == [wanted[start : start + 2] for start in range(0, 18, 2)]
+    assert list(build_shard_loader(stream, BatchPlan(4, 3, start_step=5))) == []
+
+
+def test_processes_and_workers_share_one_shard(tmp_path: Path) -> None:
+    """Fewer shards than readers: one epoch of four readers is every example once."""
+    stream = make_stream(make_shards(tmp_path, 24))
+    found = []
+    for rank in range(2):
+        plan = BatchPlan(6, 4, rank=rank, world_size=2)
+        batches = list(build_shard_loader(stream, plan, workers=2))
+        assert [len(batch) for batch in batches] == [3] * 4
+        found += [number for batch in numbers_in(batches) for number in batch]
+    assert sorted(found) == list(range(24))
+
+
+def test_data_sets_come_by_their_weights(tmp_path: Path) -> None:
+    first = make_shards(tmp_path, 30, name="a")
+    second = make_shards(tmp_path, 20, name="b", first=100)
+    sources = [ShardSource((first,), 3.0), ShardSource((second,), 1.0)]
+    stream = ShardStream(sources, AS_IT_IS, size=4, shuffle_buffer=4)
+    numbers = numbers_of(islice(stream.pairs(), 600))
+    from_second = [number for number in numbers if number >= 100]
+    # Within four standard deviations of a quarter.
+    assert abs(len(from_second) / 600 - 0.25) < 4 * (0.25 * 0.75 / 600) ** 0.5
+    assert sorted(from_second[:20]) == list(range(100, 120)), "each data set has its own epochs"
+    assert sorted([number for number in numbers if number < 100][:30]) == list(range(30))
+
+
+def test_broken_examples_are_left_out_or_replaced_named_and_logged_once(tmp_path, caplog) -> None:
+    shard = tmp_path / "x.tar"
+    bad = {
+        "0001.png": b"no picture",
+        "0003.txt": b"",
+        "0004.txt": b"\xff",
+        "0005.json": b"{",
+    }
+    members = {**members_of(*range(8)), **bad}
+    del members["0002.png"], members["0005.txt"]
+    write_tar(shard, {name: members[name] for name in sorted(members)})
+    stream = make_stream(str(shard), shuffle_buffer=1)
+    with caplog.at_level(logging.WARNING):
+        pairs = list(islice(stream.pairs(), 8))
+    assert [pair.source[-4:] for pair in pairs] == ["0000", "0006", "0006", "0007"] * 2
+    named = [[place[-4:] for place in pair.corrupt] for pair in pairs[:4]]
+    assert named == [[], ["0001"], ["0002", "0003", "0004", "0005"], []]
+    assert len(caplog.records) == 5
+    for name in ("0001", "0002", "0003", "0004", "0005"):
+        assert f"{shard}:{name}" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [1700, 2048 + 10, 3072, 3500])
+def test_a_truncated_shard_gives_what_is_whole_and_one_fault(tmp_path: Path, cut: int) -> None:
+    shard = write_tar(tmp_path / "x.tar", members_of(0, 1, 2))
+    shard.write_bytes(shard.read_bytes()[:cut])
+    *samples, fault = read_shard(str(shard))
+    assert isinstance(fault, Fault)
+    assert fault.where == str(shard)
+    assert [sample.texts for sample in samples] == [("number 0",)]
+
+
+def test_rubbish_in_a_shard_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "x.tar", members_of(0, 1, 2))
+    content = bytearray(shard.read_bytes())
+    content[2048:2560] = b"x" * 512
+    shard.write_bytes(content)
+    assert [type(found) for found in read_shard(str(shard))][-1] is Fault
+
+
+def test_a_stream_goes_on_past_a_broken_shard(tmp_path: Path) -> None:
+    url = make_shards(tmp_path, 4, 4)
+    (tmp_path / "s-2.tar").write_bytes(b"no archive")
+    pairs = list(islice(make_stream(url).pairs(), 24))
+    assert Counter(numbers_of(pairs)) == Counter(list(range(8)) * 3)
+    named = [place for pair in pairs for place in pair.corrupt]
+    assert set(named) == {str(tmp_path / "s-2.tar")}
+    assert 2 <= len(named) <= 4
+
+
+def test_pipes(tmp_path: Path) -> None:
+    make_shards(tmp_path, 3, 3)
+    stream = make_stream(f"pipe:cat {tmp_path}/s-{{0..1}}.tar")
+    assert sorted(numbers_of(islice(stream.pairs(), 6))) == list(range(6))
+    shard = f"pipe:cat {tmp_path}/s-0.tar; exit 3"
+    *samples, fault = read_shard(shard)
+    assert len(samples) == 3
+    assert isinstance(fault, Fault)
+    assert (fault.where, "exit 3" in fault.reason) == (shard, True)
+    next(read_shard(f"pipe:cat {tmp_path}/s-0.tar"))  # left early, without a complaint
+
+
+def test_captions_in_json(tmp_path: Path) -> None:
+    jsons = [
+        b'{"captions": ["a", " b "]}',
+        b'{"caption": "c", "width": 3}',
+        b"[1]",
+        b'{"captions": []}',
+    ]
+    members = {}
+    for number, text in enumerate(jsons):
+        members |= {f"{number}.PNG": picture(number), f"{number}.json": text}
+    found = list(read_shard(str(write_tar(tmp_path / "x.tar", members))))
+    assert [sample.texts for sample in found[:2]] == [("a", "b"), ("c",)]
+    assert [type(one) for one in found[2:]] == [Fault, Fault]
+
+
+def test_pictures_whose_caption_says_left_or_right_are_not_mirrored(tmp_path: Path) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, :2] = 200
+    content = cv2.imencode(".png", image)[1].tobytes()
+    captions = (b"a bright half", b"bright on the left")
+    members = {
+        f"{n}.{end}": (content, text)[end == "txt"]
+        for n, text in enumerate(captions)
+        for end in ("png", "txt")
+    }
+    shard = write_tar(tmp_path / "x.tar", members)
+    mirror = Augmentation(flip=1.0, crop=False)
+    pairs = islice(ShardStream([ShardSource((str(shard),))], mirror, size=4).pairs(), 8)
+    assert {pair.text: bool(pair.image[0, 0, 0]) for pair in pairs} == {
+        "a bright half": False,
+        "bright on the left": True,
+    }
+
+
+def test_shards_are_found(tmp_path: Path) -> None:
+    for name in ("a-0.tar", "a-1.tar", "b.tar"):
+        (tmp_path / name).touch()
+    a0, a1, b = (str(tmp_path / name) for name in ("a-0.tar", "a-1.tar", "b.tar"))
+    assert find_shards([f"{tmp_path}/a-*.tar", b]) == (a0, a1, b)
+    assert find_shards([f"{tmp_path}/a-{{1..0}}.tar", "pipe:x y"]) == (a1, a0, "pipe:x y")
+    with pytest.raises(DatasetError, match=r"found none at 2 of 3 places: .*a-2\.tar.*c\*\.tar"):
+        find_shards([f"{tmp_path}/a-{{1..2}}.tar", f"{tmp_path}/c*.tar"])
+
+
+def test_what_can_never_work_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = make_shards(tmp_path, 3)
+    for sources, buffer in (([], 5), ([ShardSource((url,), 0.0)], 5), ([ShardSource((url,))], 0)):
+        with pytest.raises(ConfigError, match="at least one data set, weights above 0"):
+            ShardStream(sources, AS_IT_IS, size=4, shuffle_buffer=buffer)
+    texts = {f"{number}.txt": b"text" for number in range(3)}
+    write_tar(tmp_path / "s-0.tar", texts)
+    with pytest.raises(DatasetError, match=r"s-0\.tar.*found \d+ faults one after .*no.*image"):
+        next(make_stream(url).pairs())
+    pictures = {f"{n}.{end}": b"x" for n in range(3) for end in ("png", "txt")}
+    write_tar(tmp_path / "s-0.tar", pictures)
+    with pytest.raises(DatasetError, match="found 100 one after another that cannot"):
+        next(make_stream(url).pairs())
