@@ -6,6 +6,7 @@ per image, M boxes per image, U distinct texts.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -175,16 +176,26 @@ class PairBatch:
     """A batch of images, each with a caption.
 
     Attributes:
-        images: RGB, not normalised, uint8 [B, 3, H, W]; the loader lays them out channels last.
-        texts: One caption per image.
+        texts: One caption per image, B of them.
+        identities: What each pair means, int64 [B]; pairs with equal numbers are positives of each
+            other, not negatives.
         sources: File of each image.
+        images: RGB, not normalised, uint8 [B, 3, H, W]; the loader lays them out channels last.
+            None where ``pooled`` stands for them.
+        pooled: What a locked image tower made of the images, float32 [B, Dp], or None.
+        views: Two strong views of each image for SimCLR, uint8 [B, 2, 3, H, W], or None.
         corrupt: Files that could not be read and were replaced by others.
+        replay: What the parts of a batch know about the whole; exact accumulation sets it.
     """
 
-    images: Tensor
     texts: tuple[str, ...]
+    identities: Tensor
     sources: tuple[str, ...]
+    images: Tensor | None = None
+    pooled: Tensor | None = None
+    views: Tensor | None = None
     corrupt: tuple[str, ...] = ()
+    replay: Any | None = None
 
     @property
     def images_read(self) -> int:
@@ -192,21 +203,31 @@ class PairBatch:
         return len(self) + len(self.corrupt)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.texts)
 
     def __getitem__(self, index: slice) -> "PairBatch":
         """The pairs of a slice, sharing memory."""
-        return replace(
+        part = replace(
             self,
-            images=self.images[index],
             texts=self.texts[index],
             sources=self.sources[index],
+            replay=None if self.replay is None else self.replay[index],
         )
+        return part._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
         """The batch on another device."""
-        return replace(self, images=self.images.to(device, non_blocking=non_blocking))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PairBatch":
         """A copy in page-locked memory; torch's loader calls this."""
-        return replace(self, images=self.images.pin_memory())
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "PairBatch":
+        return replace(
+            self,
+            identities=function(self.identities),
+            images=None if self.images is None else function(self.images),
+            pooled=None if self.pooled is None else function(self.pooled),
+            views=None if self.views is None else function(self.views),
+        )

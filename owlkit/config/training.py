@@ -44,8 +44,9 @@ class LossSection(Section):
 class OptimSection(Section):
     """Optimiser, parameter groups, schedule and clipping."""
 
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """AdamW, or Adam, whose weight decay is part of the gradient."""
+    optimizer: Literal["adamw", "adam", "adamw8bit"] = "adamw"
+    """AdamW; Adam, whose weight decay is part of the gradient; or AdamW with moments of 8 bits,
+    which take a quarter of the memory (bitsandbytes; slow on CPUs)."""
 
     lr: float = Field(default=5e-5, gt=0.0)
     """Learning rate of the image tower, and of everything that has no rate of its own."""
@@ -114,8 +115,10 @@ class TrainSection(Section):
 
     accumulation: int = Field(default=1, ge=1)
     """Parts in which each process passes its share of a batch, one after another, to save memory;
-    processes times parts must divide `batch_size`. Under `optim.clip: per_example` examples pass
-    one at a time whatever this says."""
+    processes times parts must divide `batch_size`. Gradients are those of the whole batch: a
+    contrastive loss, which couples its examples, takes every part twice for that. Only batch norms
+    see a part at a time. Under `optim.clip: per_example` examples pass one at a time whatever this
+    says."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of activations; weights and losses stay in float32."""

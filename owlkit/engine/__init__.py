@@ -5,8 +5,15 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from owlkit.engine.accelerator import create_accelerator, share_of_batch
 from owlkit.engine.contrastive import ContrastiveTask
 from owlkit.engine.detection import DetectionTask
+from owlkit.engine.objectives import (
+    Objective,
+    clip_objective,
+    siglip_objective,
+    triplet_objective,
+)
 from owlkit.engine.run import Evaluation, RunOutput, RunState, TrainingSummary
 from owlkit.engine.run_log import RunLog
+from owlkit.engine.simclr_head import SimclrHead
 from owlkit.engine.stop_request import StopRequest
 from owlkit.engine.trainer import Trainer, evaluation_mode
 
@@ -15,13 +22,18 @@ __all__ = [
     "ContrastiveTask",
     "DetectionTask",
     "Evaluation",
+    "Objective",
     "RunLog",
     "RunOutput",
     "RunState",
+    "SimclrHead",
     "StopRequest",
     "Trainer",
     "TrainingSummary",
+    "clip_objective",
     "create_accelerator",
     "evaluation_mode",
     "share_of_batch",
+    "siglip_objective",
+    "triplet_objective",
 ]

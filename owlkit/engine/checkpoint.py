@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from owlkit.errors import CheckpointError
 from owlkit.models.checkpoint import replaced_folder
@@ -58,10 +58,20 @@ def write_checkpoint(
         save_model(new)
         (new / _TRAINING).mkdir()
         for name, values in tensors.items():
-            contiguous = {key: value.contiguous() for key, value in values.items()}
-            save_file(contiguous, new / _TRAINING / f"{name}.safetensors")
+            save_file(_separate(values), new / _TRAINING / f"{name}.safetensors")
         text = json.dumps({"format_version": FORMAT_VERSION, **state})
         (new / _STATE).write_text(text + "\n", encoding="utf-8")
+
+
+def _separate(tensors: Tensors) -> Tensors:
+    """Contiguous tensors of which no two share memory, as the file format wants them."""
+    separate: Tensors = {}
+    taken: set[int] = set()
+    for name, value in tensors.items():
+        value = value.contiguous()
+        separate[name] = value.clone() if value.data_ptr() in taken else value
+        taken.add(value.data_ptr())
+    return separate
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
@@ -163,7 +173,8 @@ def load_module_tensors(module: nn.Module, saved: Tensors, *, source: str) -> No
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
     """The optimiser's memory as ``<weight>/<slot>``, for example ``class_head.bias/exp_avg``."""
     return {
-        f"{name}/{slot}": value
+        # bitsandbytes counts steps in a plain number, which loads as one again.
+        f"{name}/{slot}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in _named_parameters(optimizer).items()
         for slot, value in optimizer.state.get(parameter, {}).items()
     }
@@ -178,20 +189,28 @@ def load_optimizer_tensors(optimizer: Optimizer, saved: Tensors, *, source: str)
         source: Where it comes from, for messages.
 
     Raises:
-        CheckpointError: If it belongs to weights that this run does not train.
+        CheckpointError: If it belongs to weights that this run does not train, or to another kind
+            of optimiser.
     """
     index = {name: number for number, name in enumerate(_named_parameters(optimizer))}
-    state: dict[int, Tensors] = {}
+    state: dict[int, dict[str, Tensor | int]] = {}
     unknown = set()
     for key, value in saved.items():
         name, _, slot = key.rpartition("/")
         if name in index:
-            state.setdefault(index[name], {})[slot] = value
+            counts = value.dtype == torch.int64
+            state.setdefault(index[name], {})[slot] = int(value) if counts else value
         else:
             unknown.add(name)
     if unknown:
         raise CheckpointError(
             f"{source} does not fit this run, which does not train {', '.join(sorted(unknown))}"
+        )
+    plain = isinstance(getattr(optimizer, "optimizer", optimizer), Adam | AdamW)
+    if any(("exp_avg" in slots) != plain for slots in state.values()):
+        raise CheckpointError(
+            f"{source} does not fit this run: expected the moments of its kind of optimiser, found "
+            "those of another; set optim.optimizer to what the run began with"
         )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

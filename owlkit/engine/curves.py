@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 # Terms by name; further ones are recognised by "loss" in their name.
@@ -23,6 +24,8 @@ _PATTERNS = {
 _SMOOTHED_SHARE = 1 / 40
 # Losses that fall by more than this factor are drawn on a logarithmic axis.
 _LINEAR_UP_TO = 20.0
+# The sum of the terms is drawn as the widest of the losses.
+_TOTAL_WIDTH = 3.0
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -58,11 +61,9 @@ def draw_curves(metrics_file: Path, out_folder: Path) -> None:
     if losses:
         _save(_loss_figure(losses), out_folder / "loss.png")
     if precisions:
-        figure = _figure("average precision", precisions, marker="o")
-        figure.axes[0].set_ylim(bottom=0)
-        _save(figure, out_folder / "ap.png")
+        _save(_precision_figure(precisions), out_folder / "ap.png")
     if rates:
-        figure = _figure("learning rate", rates)
+        figure = _figure("learning rate", _merged(rates))
         figure.axes[0].ticklabel_format(axis="y", scilimits=(-2, 3))
         _save(figure, out_folder / "lr.png")
 
@@ -94,6 +95,27 @@ def _loss_figure(losses: dict[str, Curve]) -> Figure:
     return figure
 
 
+def _precision_figure(precisions: dict[str, Curve]) -> Figure:
+    """The first curve, by which the best model is chosen, has its best step marked."""
+    figure = _figure("average precision", precisions, marker="o")
+    axes = figure.axes[0]
+    name, (steps, values) = next(iter(precisions.items()))
+    best = values.argmax()
+    label = f"best {name}: {values[best]:.3f} at step {steps[best]:.0f}"
+    axes.axvline(steps[best], color="0.4", linestyle=":", linewidth=1.2, label=label, zorder=1)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _merged(curves: dict[str, Curve]) -> dict[str, Curve]:
+    """Curves that lie on one another become one, with the names of all."""
+    names: dict[tuple[bytes, bytes], list[str]] = {}
+    for name, (steps, values) in curves.items():
+        names.setdefault((steps.tobytes(), values.tobytes()), []).append(name)
+    return {", ".join(same): curves[same[0]] for same in names.values()}
+
+
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Moving mean, centred so that it does not lag; the window narrows towards both ends."""
     index = np.arange(len(values))
@@ -109,9 +131,11 @@ def _figure(quantity: str, curves: dict[str, Curve], *, marker: Literal["", "o"]
     FigureCanvasAgg(figure)
     axes: Axes = figure.add_subplot()
     for name, (steps, values) in curves.items():
-        axes.plot(steps, values, marker=marker, markersize=4, linewidth=1.6, label=name, zorder=2)
+        width = _TOTAL_WIDTH if name == "loss" else 1.6
+        axes.plot(steps, values, marker=marker, markersize=4, linewidth=width, label=name, zorder=2)
     axes.set_xlabel("step")
     axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -106,6 +107,9 @@ def _suspects(part: Batch, terms: Mapping[str, Tensor]) -> Sequence[str]:
     return () if all(bool(value.isfinite()) for value in terms.values()) else part.sources
 
 
+_COUNTS = ("steps", "finite_norms", "examples", "seconds", "waited")
+
+
 class Meter:
     """Means of what steps report, their speed, and how long they waited for data.
 
@@ -121,6 +125,16 @@ class Meter:
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = self._finite_norms = self._examples = 0
         self._seconds = self._waited = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What is in the means so far, ready for JSON."""
+        return {"sums": dict(self._sums), **{name: getattr(self, f"_{name}") for name in _COUNTS}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the means of another meter's :meth:`state`."""
+        self._sums = defaultdict(float, state["sums"])
+        for name in _COUNTS:
+            setattr(self, f"_{name}", state[name])
 
     def start(self) -> None:
         """Lets the clock run from now, after something that was no training."""

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from owlkit.config import OptimSection
-from owlkit.errors import ConfigError
+from owlkit.errors import ConfigError, MissingDependencyError
 
 Part = Literal["image", "text", "heads"]
 
@@ -106,9 +106,11 @@ def parameter_groups(task: nn.Module, optim: OptimSection) -> list[dict[str, Any
 
 
 def make_optimizer(task: nn.Module, optim: OptimSection) -> Optimizer:
-    """Adam or AdamW over the groups of :func:`parameter_groups`, one kernel for each.
+    """Adam or AdamW over the groups of :func:`parameter_groups`.
 
-    As in the original OWL-ViT code, ``optim.eps`` is added outside of the root.
+    As in the original OWL-ViT code, ``optim.eps`` is added outside of the root. ``adamw8bit`` keeps
+    the moments of tensors of 4096 and more numbers in 8 bits, quantised by blocks of 256:
+    8-bit Optimizers via Block-wise Quantization, 2021, https://arxiv.org/abs/2110.02861.
 
     Args:
         task: Module whose weights with ``requires_grad`` learn.
@@ -116,9 +118,25 @@ def make_optimizer(task: nn.Module, optim: OptimSection) -> Optimizer:
 
     Raises:
         ConfigError: If nothing is left to learn.
+        MissingDependencyError: If ``adamw8bit`` needs a package that is not installed.
     """
+    groups = parameter_groups(task, optim)
+    if optim.optimizer == "adamw8bit":
+        optimizer: Optimizer = _adamw8bit()(groups, betas=optim.betas, eps=optim.eps)
+        return optimizer
     kind = AdamW if optim.optimizer == "adamw" else Adam
-    return kind(parameter_groups(task, optim), betas=optim.betas, eps=optim.eps, fused=True)
+    return kind(groups, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def _adamw8bit() -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError(
+            "optim.optimizer adamw8bit needs bitsandbytes, which is not installed; "
+            "run: pip install 'owlkit[train]'"
+        ) from error
+    return AdamW8bit
 
 
 def _peak_rates(optim: OptimSection) -> Mapping[Part, float]:

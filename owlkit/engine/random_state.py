@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,35 @@ def undisturbed_random_state() -> Iterator[None]:
         yield
     finally:
         restore_random_state(before)
+
+
+@dataclass(frozen=True)
+class TorchRandomState:
+    """The state of torch's generators that a pass through a model draws from.
+
+    Attributes:
+        cpu: Of the CPU's generator, uint8.
+        device: Of the current accelerator's, uint8; None on the CPU.
+    """
+
+    cpu: Tensor
+    device: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "TorchRandomState":
+        """The present state.
+
+        Args:
+            device: Where the model is: the current device of its kind.
+        """
+        own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
+        return cls(torch.get_rng_state(), own)
+
+    def restore(self, device: torch.device) -> None:
+        """Sets the generators to this state, on the kind of device that it was taken on."""
+        torch.set_rng_state(self.cpu)
+        if self.device is not None:
+            torch.get_device_module(device).set_rng_state(self.device)
 
 
 def _cuda_states() -> list[Tensor]:

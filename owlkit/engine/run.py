@@ -93,7 +93,10 @@ class TrainingSummary:
         ending: ``finished`` all steps, ``stopped_early`` for want of progress, or ``interrupted``
             and waiting to be resumed.
         state: How far it came.
+        signal: Name of the signal that this process was asked to stop by, ``SIGINT`` or
+            ``SIGTERM``; None if none came, or it came to another process.
     """
 
     ending: Ending
     state: RunState
+    signal: str | None = None

@@ -35,8 +35,8 @@ class RunLog:
     """Records a run in its folder and shows how far it is.
 
     Writes ``metrics.jsonl``, one JSON object a line with ``step``, ``kind``, ``time`` (seconds
-    since 1970) and the values; if asked, TensorBoard events in ``tensorboard/``; at the end,
-    curves in ``plots/``. Every line is on disk when :meth:`log` returns.
+    since 1970) and the values; if asked, TensorBoard events in ``tensorboard/``; after each
+    evaluation and at the end, curves in ``plots/``. Every line is on disk when :meth:`log` returns.
 
     Args:
         folder: The run's folder, made if needed.
@@ -74,7 +74,7 @@ class RunLog:
     def log(
         self, step: int, values: Mapping[str, float], kind: Literal["train", "eval"] = "train"
     ) -> None:
-        """Appends a line of values.
+        """Appends a line of values; after an evaluation, draws the curves anew.
 
         Args:
             step: Optimiser steps taken so far.
@@ -97,6 +97,8 @@ class RunLog:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
         if self._tensorboard:
             self._log_to_tensorboard(step, values, kind)
+        if kind == "eval":
+            self._draw_curves()
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Moves the bar, or now and then logs a line instead.
@@ -159,7 +161,7 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        draw_curves(self.metrics_file, self.folder / "plots")
+        self._draw_curves()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -171,6 +173,9 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _draw_curves(self) -> None:
+        draw_curves(self.metrics_file, self.folder / "plots")
 
     def _log_to_tensorboard(self, step: int, values: Mapping[str, float], kind: str) -> None:
         if self._writer is None:

@@ -35,6 +35,7 @@ from owlkit.engine.checkpoint import (
 )
 from owlkit.engine.clipping import make_clipping
 from owlkit.engine.ema import WeightAverage
+from owlkit.engine.gradient_cache import check_accumulation
 from owlkit.engine.metrics import Meter, Outcome, StepReport, peak_memory_gib, report_step
 from owlkit.engine.parameter_groups import freeze_parts, make_optimizer, towers_of
 from owlkit.engine.random_state import (
@@ -66,8 +67,10 @@ class Trainer:
         task: Its ``forward(batch)`` returns scalars by name, ``loss`` among them, always the same
             names; terms are means over the batch's examples. Its ``model`` is what is saved and
             evaluated. If parts of a batch need to know something about the whole, its
-            ``prepare(batch)`` returns the batch with it. If some weights get no gradient in some
-            steps, ``find_unused_parameters`` says so (True).
+            ``prepare(batch)`` returns the batch with it; if its loss couples the examples of a
+            batch, ``accumulation`` is the number of parts that it prepares. If some weights get no
+            gradient in some steps, ``find_unused_parameters`` says so (True). If some have bounds,
+            ``constrain_weights()`` enforces them after each step.
         optim: Optimiser, parameter groups, schedule and clipping.
         train: The loop.
         make_batches: Takes the step to start at; returns this process's batches from there on, one
@@ -104,6 +107,7 @@ class Trainer:
         self.state = RunState()
         self.meter = Meter()
         self._examples_per_batch = share_of_batch(train, self.accelerator)
+        check_accumulation(task, optim=optim, train=train)
         self._bare_task, self.model = task, task.get_submodule("model")
 
         task.train()
@@ -156,6 +160,7 @@ class Trainer:
                 )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+                self._constrain_weights()
                 if self.average is not None:
                     self.average.update(self.model)
                 self.state.step += 1
@@ -166,7 +171,7 @@ class Trainer:
                 if report.stop:
                     break
                 self._evaluate_if_due()
-        return TrainingSummary(self._ending or "interrupted", self.state)
+        return TrainingSummary(self._ending or "interrupted", self.state, stop.signal)
 
     def _begin(self) -> None:
         # numpy takes seeds of 32 bits.
@@ -210,8 +215,17 @@ class Trainer:
     def _prepare_batch(self, batch: Batch) -> Batch:
         """The batch with what its parts have to know about the whole, if the task needs that."""
         prepare = getattr(self._bare_task, "prepare", None)
-        prepared: Batch = batch if prepare is None else prepare(batch)
+        if prepare is None:
+            return batch
+        with self.accelerator.autocast():  # in the precision of the forward pass
+            prepared: Batch = prepare(batch)
         return prepared
+
+    def _constrain_weights(self) -> None:
+        """Brings weights back into their bounds, if the task has any."""
+        constrain = getattr(self._bare_task, "constrain_weights", None)
+        if constrain is not None:
+            constrain()
 
     def _set_learning_rates(self) -> None:
         factor = self.schedule(self.state.step)
@@ -328,6 +342,7 @@ class Trainer:
                 tensors=tensors,
                 state={
                     "run": asdict(self.state),
+                    "meter": self.meter.state(),
                     "random": generators,
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 },
@@ -351,6 +366,7 @@ class Trainer:
         if self.accelerator.scaler is not None and saved["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         self.state = RunState(**saved["run"])
+        self.meter.restore(saved["meter"])
         if not (self.output.folder / "best").exists():
             self.state.best = None  # lost, when a run was killed while replacing it
         self.output.log.rewind(self.state.step, evaluated=self.state.evaluated == self.state.step)

@@ -18,6 +18,7 @@ from owlkit.errors import ConfigError, QueryError
 from owlkit.geometry import Preprocessing
 from owlkit.models import checkpoint
 from owlkit.models.strings import check_tokenizer, encode_strings
+from owlkit.structures import PatchFeatures
 
 
 class DualEncoder(nn.Module):
@@ -77,16 +78,39 @@ class DualEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(10.0 if logit_bias else 1 / 0.07).log())
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if logit_bias else None
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
+    def encode_images(self, pixel_values: Tensor, *, keep: Tensor | None = None) -> Tensor:
         """Returns L2-normalised image embeddings [B, E].
 
         Args:
             pixel_values: Preprocessed images [B, 3, H, W].
+            keep: Indices of the patches to keep, int64 [B, K]; None for all.
 
         Raises:
             InputSizeError: If the tower cannot take images of this size.
+            TokenError: If patches are to be dropped and the tower cannot do so.
         """
-        pooled = self.vision(pixel_values).pooled
+        return self.project_pooled(self.pool_images(pixel_values, keep=keep))
+
+    def pool_images(self, pixel_values: Tensor, *, keep: Tensor | None = None) -> Tensor:
+        """Returns what the image tower alone makes of images: its pooled vectors [B, Dp].
+
+        Args:
+            pixel_values: Preprocessed images [B, 3, H, W].
+            keep: Indices of the patches to keep, int64 [B, K]; None for all.
+
+        Raises:
+            InputSizeError: If the tower cannot take images of this size.
+            TokenError: If patches are to be dropped and the tower cannot do so.
+        """
+        features: PatchFeatures = self.vision(pixel_values, keep=keep)
+        return features.pooled
+
+    def project_pooled(self, pooled: Tensor) -> Tensor:
+        """Returns L2-normalised image embeddings [B, E] of vectors that :meth:`pool_images` gave.
+
+        Args:
+            pooled: Pooled vectors [B, Dp].
+        """
         if self.image_projection is not None:
             pooled = self.image_projection(pooled)
         return F.normalize(pooled, dim=-1)

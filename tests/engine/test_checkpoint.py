@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from owlkit.config import OptimSection
 from owlkit.engine.checkpoint import (
     load_module_tensors,
     load_optimizer_tensors,
@@ -17,6 +18,7 @@ from owlkit.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from owlkit.engine.parameter_groups import make_optimizer
 from owlkit.errors import CheckpointError
 
 
@@ -169,3 +171,35 @@ def test_an_optimiser_of_other_weights_is_refused() -> None:
     optimizer = torch.optim.Adam([("bias", nn.Parameter(torch.zeros(1)))])
     with pytest.raises(CheckpointError, match=r"which does not train head\.weight"):
         load_optimizer_tensors(optimizer, {"head.weight/step": torch.zeros(1)}, source="last")
+
+
+def test_moments_of_eight_bits_come_back_exactly(tmp_path: Path) -> None:
+    """Rounding them anew would change them."""
+
+    def make(kind: Any) -> tuple[nn.Module, Any]:
+        torch.manual_seed(0)
+        layer = nn.Linear(64, 64)
+        return layer, make_optimizer(layer, OptimSection(optimizer=kind, lr=0.01))
+
+    def learn(layer: nn.Module, optimizer: Any, step: int) -> None:
+        torch.manual_seed(step)
+        for parameter in layer.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+    layer, optimizer = make("adamw8bit")
+    for step in range(3):
+        learn(layer, optimizer, step)
+    weights = {name: value.clone() for name, value in layer.state_dict().items()}
+    write(tmp_path / "last", 1.0, optimizer=optimizer_tensors(optimizer))
+    learn(layer, optimizer, 3)
+    resumed, other = make("adamw8bit")
+    resumed.load_state_dict(weights)
+    saved = read_checkpoint(tmp_path / "last")[0]["optimizer"]
+    assert saved["weight/state1"].dtype == torch.uint8
+    load_optimizer_tensors(other, saved, source="last")
+    learn(resumed, other, 3)
+    for name, value in resumed.state_dict().items():
+        torch.testing.assert_close(value, layer.state_dict()[name], rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match=r"^last does not fit .* optim\.optimizer"):
+        load_optimizer_tensors(make("adamw")[1], saved, source="last")

@@ -75,12 +75,35 @@ def test_values_go_to_their_own_picture(tmp_path: Path, drawn: dict[str, Figure]
         "lr/text": ([5], [1e-6]),
         "lr": ([5], [1e-3]),
     }
-    assert lines(drawn["ap"]) == {
+    found = lines(drawn["ap"])
+    assert found.pop("best AP: 0.250 at step 5")[0] == [5, 5]
+    assert found == {
         "AP": ([5], [0.25]),
         "AP50": ([5], [0.5]),
         "ap50_novel": ([5], [0.1]),
         "AP_base": ([5], [0.3]),
     }
+
+
+def test_the_best_step_is_marked_and_ticks_are_steps(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    values = {2: 0.1, 3: 0.4, 4: 0.4, 5: 0.3}
+    entries = [evaluation(step, AP=value, AP50=1 - value) for step, value in values.items()]
+    draw_curves(write(tmp_path / "metrics.jsonl", *entries), tmp_path)
+    assert lines(drawn["ap"])["best AP: 0.400 at step 3"][0] == [3, 3]
+    assert all(tick == round(tick) for tick in drawn["ap"].axes[0].get_xticks())
+
+
+def test_curves_that_coincide_share_a_line_and_the_total_is_widest(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    rates = {"lr/vision": 1e-4, "lr/text": 1e-6, "lr/box_head": 1e-4}
+    entries = [train(step, loss=3.0, giou=3.0, **rates) for step in (1, 2)]
+    draw_curves(write(tmp_path / "metrics.jsonl", *entries), tmp_path)
+    assert list(lines(drawn["lr"])) == ["lr/vision, lr/box_head", "lr/text"]
+    total, term = drawn["loss"].axes[0].get_lines()[:2]
+    assert total.get_linewidth() > 1.5 * term.get_linewidth(), "seen on both sides of a term on it"
 
 
 def test_losses_are_smoothed_before_their_raw_values(

@@ -10,7 +10,7 @@ import torch
 
 from owlkit.build import build_detector
 from owlkit.config import OptimSection, TrainSection, load_config
-from owlkit.engine import ContrastiveTask, DetectionTask, RunOutput, Trainer
+from owlkit.engine import ContrastiveTask, DetectionTask, RunOutput, Trainer, clip_objective
 from owlkit.errors import ConfigError
 from owlkit.losses import DetectionLoss
 from owlkit.models import DualEncoder, OwlDetector
@@ -176,7 +176,7 @@ def test_what_the_detector_lacks_is_refused(tokenizer_folder: Path) -> None:
         DetectionTask(detector, DetectionLoss())
     pair = DualEncoder(detector.vision, detector.text, preprocessing=detector.preprocessing)
     with pytest.raises(ConfigError, match=r"^model\.text\.tokenizer: expected the folder"):
-        ContrastiveTask(pair)
+        ContrastiveTask(pair, clip_objective())
 
 
 @pytest.mark.parametrize("normalization", ["per_example", "global"])

@@ -1,17 +1,20 @@
 """Two processes on the CPU learn what one does, and agree when something goes wrong."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tests.engine.toy import load_toy, make_trainer
+from tests.engine.test_gradient_cache import (
+    OBJECTIVES,
+    assert_same,
+    make_task,
+    trainer_gradients,
+)
+from tests.engine.toy import load_toy, make_trainer, pair_batch, run_two_processes
 
 PROGRAM = """
 import json, sys
@@ -19,9 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from owlkit.errors import TrainingError
-from tests.engine.toy import ToyLog, ToyTask, make_trainer, toy_batches
+from tests.engine.test_gradient_cache import OBJECTIVES, make_task, trainer_gradients
+from tests.engine.toy import ToyLog, ToyTask, make_trainer, pair_batch, toy_batches
 
 folder = Path(sys.argv[1])
 accelerator = Accelerator(cpu=True)
@@ -60,6 +65,13 @@ def run(name, settings):
 
 found = {name: run(name, settings) for name, settings in json.loads(sys.argv[2]).items()}
 (folder / f"rank{rank}.json").write_text(json.dumps(found))
+share = pair_batch(64)[32 * rank : 32 * rank + 32]
+for name in ("clip", "siglip"):
+    task = make_task(sys.argv[3], OBJECTIVES[name], accumulation=4)
+    gradients = trainer_gradients(
+        task, share, folder / name, parts=4, batch_size=64, accelerator=accelerator
+    )
+    save_file(gradients, folder / f"{name}-{rank}.safetensors")
 accelerator.end_training()
 """
 
@@ -72,34 +84,12 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def two_processes(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path
+) -> tuple[Path, list[dict[str, Any]]]:
     """All runs in one pair of processes, since these take seconds to start."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(folder), json.dumps(RUNS)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == 0, error
+    run_two_processes(PROGRAM, str(folder), json.dumps(RUNS), str(tokenizer_folder))
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -128,3 +118,17 @@ def test_all_processes_stop_at_what_one_of_them_meets(
     assert first == second
     assert "step 2" in first
     assert "image-2-4; image-2-5; image-2-6; image-2-7" in first
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_parts_in_two_processes_are_one_batch(
+    two_processes: tuple[Path, list[dict[str, Any]]],
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """Four parts in each process compare all pairs of both: temperature and bias, too."""
+    task = make_task(tokenizer_folder, OBJECTIVES[name])
+    expected = trainer_gradients(task, pair_batch(64), tmp_path, parts=1)
+    for rank in range(2):
+        assert_same(load_file(two_processes[0] / f"{name}-{rank}.safetensors"), expected)

@@ -1,5 +1,6 @@
 """Every weight in exactly one group, at its rate, with or without decay."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from owlkit.engine.parameter_groups import (
     part_of,
     towers_of,
 )
-from owlkit.errors import ConfigError
+from owlkit.errors import ConfigError, MissingDependencyError
 from owlkit.models import OwlDetector
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -169,3 +170,33 @@ def test_the_convolutions_of_a_stem_are_no_blocks() -> None:
     stem = {rate for name, rate in rates.items() if ".patch_embed." in name}
     assert stem == {rates["vision.model.pos_embed"]}
     assert max(stem) < rates["vision.model.blocks.0.norm1.weight"]
+
+
+def test_moments_of_eight_bits_follow_adamw() -> None:
+    """A quarter of the memory; a step differs from the exact one by the rounding of moments."""
+    weights, moments = {}, {}
+    for kind in ("adamw", "adamw8bit"):
+        torch.manual_seed(0)
+        layer = nn.Linear(64, 128, bias=False)
+        optim = OptimSection(optimizer=kind, lr=0.01, weight_decay=0.1)
+        optimizer = make_optimizer(layer, optim)
+        for _ in range(5):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.02
+            layer.weight.grad = torch.randn(128, 64)
+            optimizer.step()
+        weights[kind] = layer.weight.detach()
+        slots = optimizer.state[layer.weight]
+        moments[kind] = slots["exp_avg"] if kind == "adamw" else slots["state1"]
+    assert moments["adamw8bit"].dtype == torch.uint8
+    assert moments["adamw8bit"].shape == moments["adamw"].shape
+    torch.manual_seed(0)
+    moved = (weights["adamw"] - nn.Linear(64, 128, bias=False).weight).abs().mean()
+    off = (weights["adamw"] - weights["adamw8bit"]).abs().mean()
+    assert 0 < off < 0.05 * moved
+
+
+def test_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'owlkit\[train\]'"):
+        make_optimizer(nn.Linear(2, 2), OptimSection(optimizer="adamw8bit"))

@@ -115,6 +115,14 @@ def test_closing_draws_curves_even_after_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_evaluations_draw_curves_while_the_run_goes_on(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, total_steps=10)
+    log.log(1, {"loss": 1.0})
+    assert not (tmp_path / "plots").exists(), "not for each line"
+    log.log(1, {"AP": 0.5}, kind="eval")
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", "ap.png"}
+
+
 def test_other_processes_do_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +131,7 @@ def test_other_processes_do_nothing(
     with caplog.at_level(logging.INFO), RunLog(folder, total_steps=1, **options) as log:
         log.rewind(0)
         log.log(1, {"loss": 1.0})
+        log.log(1, {"AP": 1.0}, kind="eval")
         log.progress(1, {"loss": 1.0})
     assert not folder.exists()
     assert caplog.text == ""

@@ -1,5 +1,9 @@
-"""A task that learns in milliseconds, and what a trainer needs around it."""
+"""Tasks that learn in milliseconds, and what a trainer needs around them."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from owlkit.config import OptimSection, TrainSection
+from owlkit.encoders import VisionTower
+from owlkit.encoders.text import create_text_tower
+from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.engine import Evaluation, RunOutput, Trainer
+from owlkit.geometry import owlvit_preprocessing
+from owlkit.models import DualEncoder
+from owlkit.structures import PairBatch
 
 
 @dataclass(frozen=True)
@@ -129,3 +139,83 @@ def make_trainer(
         evaluation=None if evaluate is None else Evaluation(evaluate),
         accelerator=accelerator,
     )
+
+
+def make_dual_encoder(
+    tokenizer_folder: Path | str,
+    *,
+    vision: str = "vit_base_patch16_clip_quickgelu_224",
+    dropout: float = 0.0,
+    logit_bias: bool = False,
+    mask_token: bool = False,
+) -> DualEncoder:
+    """Towers of two blocks, 32 wide, for images of 32 x 32; always the same weights.
+
+    Dropout acts on whole blocks of images and on the attention between words.
+    """
+    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+    overrides = sizes if vision.startswith("vit") else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tower = VisionTower(
+            vision, image_size=32, drop_path=dropout, mask_token=mask_token, overrides=overrides
+        )
+        text = create_text_tower(
+            vocab_size=300, context_length=16, width=32, depth=2, heads=2, embed_width=16
+        )
+        for layer in text.model.modules():
+            if hasattr(layer, "attention_dropout"):
+                layer.attention_dropout = dropout
+        return DualEncoder(
+            tower,
+            text,
+            preprocessing=owlvit_preprocessing((32, 32), "scenic"),
+            logit_bias=logit_bias,
+            tokenizer=Tokenizer.from_pretrained(tokenizer_folder),
+        ).train()
+
+
+def pair_batch(size: int, *, step: int = 0, views: bool = False) -> PairBatch:
+    """Noise with captions, every fifth of which repeats the one before."""
+    generator = torch.Generator().manual_seed(1000 + step)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+    names = [index - (index % 5 == 4) for index in range(size)]
+    return PairBatch(
+        images=noise(size, 3, 32, 32),
+        texts=tuple(f"a photo of {name} owls" for name in names),
+        identities=torch.tensor(names),
+        sources=tuple(f"pair-{step}-{index}" for index in range(size)),
+        views=noise(size, 2, 3, 32, 32) if views else None,
+    )
+
+
+def run_two_processes(program: str, *arguments: str) -> None:
+    """Runs a program twice, as the two ranks of a distributed run on the CPU."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error

@@ -61,8 +61,10 @@ def test_the_pipeline_runs_it_and_agrees(folder: Path, tmp_path: Path, data_dir:
         image, candidate_labels=names, threshold=0.2
     )
     ours = Predictor.from_pretrained(tmp_path / "out").detect(image, names, threshold=0.2)
-    assert len(theirs) == len(ours) > 0
     width, height = 800, 534
+    # Owlv2's boxes in the padding, which it has right and below, are nothing in the image.
+    theirs = [one for one in theirs if one["box"]["xmin"] < width and one["box"]["ymin"] < height]
+    assert len(theirs) == len(ours) > 0
     assert ours.image_size == (height, width)
 
     def order(item: dict[str, Any]) -> tuple[str, float]:
