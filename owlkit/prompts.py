@@ -100,6 +100,107 @@ _CLIP_IMAGENET = (
     "a tattoo of the {}.",
 )
 
+_CLIP_CIFAR = (
+    "a photo of a {}.",
+    "a blurry photo of a {}.",
+    "a black and white photo of a {}.",
+    "a low contrast photo of a {}.",
+    "a high contrast photo of a {}.",
+    "a bad photo of a {}.",
+    "a good photo of a {}.",
+    "a photo of a small {}.",
+    "a photo of a big {}.",
+    "a photo of the {}.",
+    "a blurry photo of the {}.",
+    "a black and white photo of the {}.",
+    "a low contrast photo of the {}.",
+    "a high contrast photo of the {}.",
+    "a bad photo of the {}.",
+    "a good photo of the {}.",
+    "a photo of the small {}.",
+    "a photo of the big {}.",
+)
+
+# Lists that CLIP published for single data sets, under the name of what is to be seen.
+_BY_DOMAIN = {
+    "aerial": (  # RESISC45
+        "satellite imagery of {}.",
+        "aerial imagery of {}.",
+        "satellite photo of {}.",
+        "aerial photo of {}.",
+        "satellite view of {}.",
+        "aerial view of {}.",
+        "satellite imagery of a {}.",
+        "aerial imagery of a {}.",
+        "satellite photo of a {}.",
+        "aerial photo of a {}.",
+        "satellite view of a {}.",
+        "aerial view of a {}.",
+        "satellite imagery of the {}.",
+        "aerial imagery of the {}.",
+        "satellite photo of the {}.",
+        "aerial photo of the {}.",
+        "satellite view of the {}.",
+        "aerial view of the {}.",
+    ),
+    "aircraft": (  # FGVC Aircraft
+        "a photo of a {}, a type of aircraft.",
+        "a photo of the {}, a type of aircraft.",
+    ),
+    "birds": ("a photo of a {}, a type of bird.",),  # Birdsnap
+    "cars": (  # Stanford Cars
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a photo of my {}.",
+        "i love my {}!",
+        "a photo of my dirty {}.",
+        "a photo of my clean {}.",
+        "a photo of my new {}.",
+        "a photo of my old {}.",
+    ),
+    "countries": (  # Country211
+        "a photo i took in {}.",
+        "a photo i took while visiting {}.",
+        "a photo from my home country of {}.",
+        "a photo from my visit to {}.",
+        "a photo showing the country of {}.",
+    ),
+    "digits": ('a photo of the number: "{}".',),  # MNIST
+    "emotions": (  # FER2013
+        "a photo of a {} looking face.",
+        "a photo of a face showing the emotion: {}.",
+        "a photo of a face looking {}.",
+        "a face that looks {}.",
+        "they look {}.",
+        "look at how {} they are.",
+    ),
+    "flowers": ("a photo of a {}, a type of flower.",),  # Flowers102
+    "food": ("a photo of {}, a type of food.",),  # Food101
+    "histopathology": ("this is a photo of {}",),  # PCam
+    "pets": ("a photo of a {}, a type of pet.",),  # Oxford-IIIT Pets
+    "satellite": (  # EuroSAT
+        "a centered satellite photo of {}.",
+        "a centered satellite photo of a {}.",
+        "a centered satellite photo of the {}.",
+    ),
+    "scenes": ("a photo of a {}.", "a photo of the {}."),  # SUN397, also STL-10
+    "textures": (  # DTD
+        "a photo of a {} texture.",
+        "a photo of a {} pattern.",
+        "a photo of a {} thing.",
+        "a photo of a {} object.",
+        "a photo of the {} texture.",
+        "a photo of the {} pattern.",
+        "a photo of the {} thing.",
+        "a photo of the {} object.",
+    ),
+    "traffic_signs": (  # GTSRB
+        'a zoomed in photo of a "{}" traffic sign.',
+        'a centered photo of a "{}" traffic sign.',
+        'a close up photo of a "{}" traffic sign.',
+    ),
+}
+
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "none": (SLOT,),
     "ensemble7": (
@@ -112,8 +213,15 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "a photo of the small {}.",
     ),
     "ensemble81": (SLOT, *_CLIP_IMAGENET),
+    "photo": ("a photo of a {}.",),
+    "cifar": _CLIP_CIFAR,
+    **_BY_DOMAIN,
 }
-"""Named lists: `none` the bare name, `ensemble7` for testing, `ensemble81` for training."""
+"""Named lists: `none` the bare name, `ensemble7` for testing, `ensemble81` for training.
+
+`photo` is CLIP's single sentence, `cifar` its list for CIFAR-10 and CIFAR-100; the others are for
+images of one domain, such as `pets`, `food` or `satellite`, and for encoders rather than detectors.
+"""
 
 
 def canonicalize(text: str) -> str:

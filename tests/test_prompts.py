@@ -33,6 +33,48 @@ def test_ensemble7_is_part_of_the_80() -> None:
     assert set(templates) < set(TEMPLATES["ensemble81"])
 
 
+def test_cifar_is_the_published_list_in_order() -> None:
+    templates = TEMPLATES["cifar"]
+    assert len(templates) == len(set(templates)) == 18
+    looks = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
+    for article, part in (("a", templates[:9]), ("the", templates[9:])):
+        assert part[:7] == tuple(f"a {look}photo of {article} {{}}." for look in looks)
+        assert part[7:] == tuple(f"a photo of {article} {size} {{}}." for size in ("small", "big"))
+
+
+@pytest.mark.parametrize(
+    ("domain", "count", "prompt"),
+    [
+        ("aerial", 18, "aerial view of the owl."),
+        ("aircraft", 2, "a photo of the owl, a type of aircraft."),
+        ("birds", 1, "a photo of a owl, a type of bird."),
+        ("cars", 8, "i love my owl!"),
+        ("countries", 5, "a photo i took while visiting owl."),
+        ("digits", 1, 'a photo of the number: "owl".'),
+        ("emotions", 6, "look at how owl they are."),
+        ("flowers", 1, "a photo of a owl, a type of flower."),
+        ("food", 1, "a photo of owl, a type of food."),
+        ("histopathology", 1, "this is a photo of owl"),
+        ("pets", 1, "a photo of a owl, a type of pet."),
+        ("photo", 1, "a photo of a owl."),
+        ("satellite", 3, "a centered satellite photo of a owl."),
+        ("scenes", 2, "a photo of the owl."),
+        ("textures", 8, "a photo of the owl pattern."),
+        ("traffic_signs", 3, 'a close up photo of a "owl" traffic sign.'),
+    ],
+)
+def test_domains_have_the_sentences_that_clip_published(
+    domain: str, count: int, prompt: str
+) -> None:
+    prompts = [fill(template, "owl") for template in resolve_templates(domain)]
+    assert len(prompts) == len(set(prompts)) == count
+    assert prompt in prompts
+
+
+def test_no_two_names_are_the_same_list() -> None:
+    assert len(set(TEMPLATES.values())) == len(TEMPLATES)
+
+
 def test_every_template_has_one_slot() -> None:
     assert [t for each in TEMPLATES.values() for t in each if t.count("{}") != 1] == []
 

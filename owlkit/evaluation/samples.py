@@ -4,14 +4,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from owlkit.data.coco import ImageRecord
 from owlkit.detections import Detections
 from owlkit.images import load_image
-from owlkit.visualize import draw_detections
+from owlkit.visualize import draw_detections, load_font
 
 _GAP = 8
+_STRIP = 24
+_STRIP_FONT = 14
 # Small images are enlarged so that boxes and names can be read.
 _SMALLEST_SIDE = 480
 # Enough to see what the model believes; the rest of its 300 boxes would hide the image.
@@ -42,7 +44,10 @@ def draw_samples(
 
 
 def side_by_side(record: ImageRecord, found: Detections, names: Sequence[str]) -> Image.Image:
-    """One image twice: with the predictions on the left and with the truth on the right."""
+    """One image twice: with the predictions on the left and with the truth on the right.
+
+    A strip above names the halves, and says which predictions are shown.
+    """
     image = load_image(record.path)
     scale = max(1.0, _SMALLEST_SIDE / max(image.shape[:2]))
     shown = found.filter(_SHOWN_THRESHOLD)[:_SHOWN_BOXES]
@@ -53,14 +58,25 @@ def side_by_side(record: ImageRecord, found: Detections, names: Sequence[str]) -
         names=tuple(names[label] for label in record.labels),
         image_size=(image.shape[0], image.shape[1]),
     )
-    left, right = (_drawn(image, detections, scale) for detections in (shown, truth))
-    pair = Image.new("RGB", (2 * left.width + _GAP, left.height), "white")
-    pair.paste(left, (0, 0))
-    pair.paste(right, (left.width + _GAP, 0))
+    left, right = _drawn(image, shown, scale), _drawn(image, truth, scale, scores=False)
+    pair = Image.new("RGB", (2 * left.width + _GAP, _STRIP + left.height), "white")
+    said = f"predictions: score > {_SHOWN_THRESHOLD}, at most {_SHOWN_BOXES}"
+    for half, caption, x in ((left, said, 0), (right, "truth", left.width + _GAP)):
+        pair.paste(_strip(caption, half.width), (x, 0))
+        pair.paste(half, (x, _STRIP))
     return pair
 
 
-def _drawn(image: np.ndarray, detections: Detections, scale: float) -> Image.Image:
+def _strip(caption: str, width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, _STRIP), "white")
+    font = load_font(None, _STRIP_FONT)
+    ImageDraw.Draw(strip).text((2, _STRIP // 2), caption, fill="black", font=font, anchor="lm")
+    return strip
+
+
+def _drawn(
+    image: np.ndarray, detections: Detections, scale: float, *, scores: bool = True
+) -> Image.Image:
     height, width = image.shape[:2]
     size = (round(height * scale), round(width * scale))
     enlarged = Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)
@@ -75,4 +91,5 @@ def _drawn(image: np.ndarray, detections: Detections, scale: float) -> Image.Ima
             names=detections.names,
             image_size=size,
         ),
+        scores=scores,
     )

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from owlkit import visualize
 from owlkit.data.coco import ImageRecord
 from owlkit.detections import Detections
 from owlkit.evaluation import plots
@@ -44,10 +46,14 @@ def test_precision_and_recall_are_drawn_for_classes_that_are_somewhere(
     monkeypatch.setattr(plots, "Figure", lambda **how: figures.append(Figure(**how)) or figures[-1])
     content = coco_content(make_records(tmp_path, count=count))
     measured = measure_boxes(content, perfect_results(content)[1:])
-    draw_precision_recall(measured, tmp_path / "curves.png", title="a model")
+    path = "/a long folder/$runs/" + "deep/" * 30 + "$best"
+    draw_precision_recall(measured, tmp_path / "curves.png", title=path)
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1050, 750)
     (axes,) = figures[0].axes
+    title = axes.title.get_window_extent()
+    assert title.x0 > 0
+    assert title.x1 < 1050
     defined = [key for key, values in measured.per_class.items() if values["AP"] > -1]
     assert len(defined) == {1: 0, 4: 3}[count]
     assert len(axes.get_lines()) == (len(defined) + 3 if defined else 0)
@@ -55,10 +61,14 @@ def test_precision_and_recall_are_drawn_for_classes_that_are_somewhere(
         mean = axes.get_lines()[-3].get_ydata()
         expected = measured.precision[0].mean(axis=1)
         np.testing.assert_allclose(mean, expected)
-        assert axes.get_legend().get_texts()[0].get_text() == f"IoU 0.50: {expected.mean():.3f}"
+        (legend,) = figures[0].legends
+        entries = [text.get_text() for text in legend.get_texts()]
+        assert entries[:2] == ["IoU 0.50, single classes", f"IoU 0.50, mean: {expected.mean():.3f}"]
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent()), "hides no curve"
 
 
 Figure = plots.Figure
+STRIP = 24  # with the captions
 
 
 def found_in(record: ImageRecord, scores: list[float]) -> Detections:
@@ -76,7 +86,7 @@ def found_in(record: ImageRecord, scores: list[float]) -> Detections:
 def test_predictions_stand_on_the_left_and_the_truth_on_the_right(tmp_path: Path) -> None:
     empty, *_, full = make_records(tmp_path)
     blank = side_by_side(empty, found_in(empty, []), NAMES)
-    width, height = (blank.width - 8) // 2, blank.height
+    width, height = (blank.width - 8) // 2, blank.height - STRIP
     assert (width, height) == (320, 480), "60 x 90 is enlarged until the longer side is 480"
     left, right = halves(blank)
     np.testing.assert_array_equal(left, right)
@@ -84,15 +94,34 @@ def test_predictions_stand_on_the_left_and_the_truth_on_the_right(tmp_path: Path
     assert (left != right).any()
     np.testing.assert_array_equal(right, halves(blank)[1])
     unsure, nothing = found_in(full, [0.05]), found_in(full, [])
-    pictures = [np.asarray(side_by_side(full, found, NAMES)) for found in (unsure, nothing)]
+    pictures = [side_by_side(full, found, NAMES) for found in (unsure, nothing)]
     # What the model hardly believes is not shown.
     np.testing.assert_array_equal(*pictures)
     left, right = halves(side_by_side(full, nothing, NAMES))
     assert (left != right).any(), "four boxes of the truth"
+    captions = np.asarray(blank)[:STRIP]
+    assert (captions[:, :width] < 99).any()
+    assert (captions[:, width + 8 :] < 99).any()
+
+
+def test_the_truth_has_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, full = make_records(tmp_path)
+    texts: list[str] = []
+    draw_chip = visualize._draw_chip
+
+    def spy(draw: Any, text: str, *rest: Any) -> None:
+        texts.append(text)
+        draw_chip(draw, text, *rest)
+
+    monkeypatch.setattr(visualize, "_draw_chip", spy)
+    side_by_side(full, found_in(full, [0.75]), NAMES)
+    assert texts[0] == "cat 0.75"
+    assert len(texts) > 1
+    assert set(texts[1:]) <= set(NAMES)
 
 
 def halves(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    pixels = np.asarray(picture)
+    pixels = np.asarray(picture)[STRIP:]
     width = (picture.width - 8) // 2
     return pixels[:, :width], pixels[:, width + 8 :]
 

@@ -1,0 +1,211 @@
+"""`owlkit evaluate-encoder`: a model and data, in; numbers, tables and a picture, out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from owlkit.cli import evaluate_encoder
+from owlkit.cli.command import Command
+from owlkit.data.captions import read_captioned_images
+from owlkit.data.class_images import read_class_images
+from owlkit.evaluation.encoder import (
+    encode_classes,
+    measure_few_shot,
+    measure_probes,
+    measure_retrieval,
+    measure_zero_shot,
+)
+from owlkit.evaluation.features import Encoder
+from owlkit.models.dual_encoder import DualEncoder
+from tests.evaluation.small_encoder import make_dual_encoder, make_pictures
+from tests.evaluation.small_set import make_records, write_coco
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "pair"
+    make_dual_encoder(tokenizer_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run() -> Run:
+    command = Command(
+        evaluate_encoder.SUMMARY, evaluate_encoder.add_arguments, evaluate_encoder.run
+    )
+    # Bare names: the small tokenizer has room for 16 tokens.
+    more = ["--device", "cpu", "--templates", "none"]
+    return lambda *words: command.main([*map(str, words), *more], program="owlkit")
+
+
+@pytest.fixture
+def arrays(tmp_path: Path, data_dir: Path) -> dict[str, Path]:
+    """Real images, four and three of each class."""
+    files = {}
+    for part, count in (("train", 4), ("test", 3)):
+        with np.load(data_dir / "cifar10" / f"{part}.npz") as content:
+            labels = content["labels"]
+            rows = [row for c in range(10) for row in np.flatnonzero(labels == c)[:count]]
+            files[part] = tmp_path / f"{part}.npz"
+            np.savez(
+                files[part],
+                images=content["images"][rows],
+                labels=labels[rows],
+                label_names=content["label_names"],
+            )
+    return files
+
+
+def captions_file(folder: Path) -> Path:
+    make_pictures(folder / "images", 4)
+    lines = [
+        {"file": f"{number}.png", "captions": [f"a cat {number}", "an owl"], "split": split}
+        for number, split in enumerate(("train", "val", "val", "val"))
+    ]
+    file = folder / "captions.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return file
+
+
+def test_classes_and_probes(
+    run: Run,
+    model: Path,
+    arrays: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "deep" / "out"
+    words = ["--classes", arrays["test"], "--train-classes", arrays["train"], "--seed", "3"]
+    words += ["--few-shot", "1,2", "--probes", "prototype,ridge"]
+    assert run(model, *words, "--out", out, "--json", tmp_path / "m.json") == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    encoder = Encoder(DualEncoder.from_pretrained(model))
+    train, test = (
+        encode_classes(encoder, read_class_images(arrays[part])) for part in ("train", "test")
+    )
+    expected = measure_zero_shot(encoder, test, templates="none").metrics
+    expected |= measure_probes(train, test, probes=["ridge", "prototype"])
+    expected |= measure_few_shot(train, test, shots=[1, 2], seed=3)
+    assert metrics == pytest.approx(expected)
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("classes.csv", "confusion.png", "metrics.json", "report.txt"),
+    ]
+    printed = capsys.readouterr().out
+    assert (out / "report.txt").read_text() in printed
+    assert f"few_shot_2_top1                   {metrics['few_shot_2_top1']:.4f}" in printed
+
+
+def test_features_are_kept(
+    run: Run,
+    model: Path,
+    arrays: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = [model, "--classes", arrays["test"], "--cache", tmp_path / "cache", "--json"]
+    assert run(*words, tmp_path / "1.json") == 0
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(DualEncoder, "encode_images", refuse)
+    monkeypatch.setattr(DualEncoder, "encode_text", refuse)
+    assert run(*words, tmp_path / "2.json") == 0
+    assert (tmp_path / "2.json").read_bytes() == (tmp_path / "1.json").read_bytes()
+
+
+def test_retrieval_of_a_split_and_several_labels(
+    run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions = captions_file(tmp_path)
+    records = make_records(tmp_path / "images", count=5)
+    boxes = write_coco(tmp_path / "boxes.json", records)
+    out = tmp_path / "out"
+    words = ["--captions", captions, "--images", tmp_path / "images", "--split", "val"]
+    assert run(model, *words, "--multi-label", boxes, "--out", out) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    images = read_captioned_images(captions, tmp_path / "images", split="val")
+    assert len(images) == 3
+    expected = measure_retrieval(Encoder(DualEncoder.from_pretrained(model)), images)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert metrics.keys() - expected.keys() == {"multi_label_mAP"}
+    assert (out / "multi_label.csv").read_text().startswith("class,images,AP\n")
+    assert not (out / "confusion.png").exists()
+    assert "red mug" in capsys.readouterr().out
+
+
+def test_other_names_for_the_classes(
+    run: Run, model: Path, arrays: dict[str, Path], tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"kind {number}" for number in range(10)) + "\n\n")
+    words = ["--classes", arrays["test"], "--names", names, "--out", tmp_path / "out"]
+    assert run(model, *words) == 0
+    assert "kind 7,3," in (tmp_path / "out" / "classes.csv").read_text()
+
+
+def test_an_image_tower_alone_is_probed(
+    run: Run,
+    owlv2_folder: Path,
+    arrays: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from owlkit import OwlDetector
+
+    OwlDetector.from_pretrained(owlv2_folder).save_pretrained(tmp_path / "detector")
+    words = [tmp_path / "detector", "--classes", arrays["test"], "--json", tmp_path / "m.json"]
+    assert run(*words, "--train-classes", arrays["train"], "--probes", "knn") == 0
+    assert json.loads((tmp_path / "m.json").read_text()).keys() == {"knn_top1", "knn_top5"}
+    assert run(*words) == 1
+    assert "found an image tower alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected --classes, --captions or --multi-label, found nothing to do"),
+        (["--captions", "a.jsonl"], "--captions: expected --images with it"),
+        (["--multi-label", "a.json"], "--multi-label: expected --images with it"),
+        (["--classes", ".", "--probes", "knn"], "--probes: expected --train-classes with it"),
+        (["--classes", ".", "--few-shot", "1"], "--few-shot: expected --train-classes with it"),
+        (["--classes", ".", "--split", "val"], "--split: expected --captions with it"),
+        (
+            ["--classes", ".", "--train-classes", ".", "--probes", "knn,magic"],
+            "expected some of knn,ridge,logistic,linear,prototype, found 'magic'",
+        ),
+        (
+            ["--classes", ".", "--train-classes", ".", "--few-shot", "1,0"],
+            "--few-shot: expected numbers as in 1,2,4; found '1,0'",
+        ),
+        (["--classes", "absent"], "absent: expected a folder with one folder per class"),
+        (["--classes", ".", "--names", "absent"], "--names absent: expected a text file"),
+        (["--classes", ".", "--json", "."], "--json: expected a file"),
+        (["--classes", ".", "--out", __file__], "--out: expected a folder to write to"),
+        (["--classes", ".", "--cache", __file__], "expected a folder for cached features"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    run: Run, model: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(model, *words) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_other_classes_to_learn_from(
+    run: Run,
+    arrays: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("cat", "dog"):
+        make_pictures(tmp_path / "folders" / name, 2)
+    words = ["--classes", arrays["test"], "--train-classes", tmp_path / "folders"]
+    assert run("no model yet", *words) == 1
+    assert "expected the same classes" in capsys.readouterr().err
