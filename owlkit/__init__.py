@@ -65,7 +65,7 @@ _MODULES = frozenset(name for name in __all__ if name.islower() and not name.sta
 _TORCH = ("pydantic", "timm", "torch", "torchvision", "transformers", "yaml")
 _EXTRAS = {
     "torch": (_TORCH, ("DualEncoder", "OwlDetector", "config", "encoders", "ops")),
-    "train": ((*_TORCH, "accelerate", "rich", "scipy"), ("engine", "losses")),
+    "train": ((*_TORCH, "accelerate", "rich", "scipy"), ("engine", "evaluation", "losses")),
 }
 for _packages, _names in _EXTRAS.values():
     if not all(map(find_spec, _packages)):

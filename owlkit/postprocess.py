@@ -87,14 +87,15 @@ def postprocess(
     Args:
         logits: [P, Q]; -1e6 or less where a query is padding.
         boxes: xyxy in pixels of the original image [P, 4]; may reach outside, and are clipped
-            before they are compared with each other.
+            before they are compared with each other. What then has no area, as a box that lies
+            wholly in the padding, is dropped.
         names: Q strings, one per query.
         image_size: Height and width of the original image.
         selection: What to keep; None for the defaults.
         source: The image as the user gave it, kept for `Detections.plot`.
 
     Returns:
-        Detections by descending score. A box that lies outside the image stays, with no area.
+        Detections by descending score.
 
     Raises:
         DetectionsError: If logits and boxes do not fit together or are not finite.
@@ -106,6 +107,10 @@ def postprocess(
         raise DetectionsError(f"expected boxes [{len(logits)}, 4], found {list(boxes.shape)}")
     if len(names) != logits.shape[1]:
         raise QueryError(f"expected {logits.shape[1]} names, one per query, found {len(names)}")
+    height, width = image_size
+    clipped = np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
+    visible = (clipped[:, :2] != clipped[:, 2:]).all(axis=1)
+    logits, clipped = logits[visible], clipped[visible]
     suppress = selection.nms_iou is not None or selection.soft_nms is not None
     scores, patches, queries = select_pairs(
         logits,
@@ -113,8 +118,7 @@ def postprocess(
         top_k=None if suppress else selection.top_k,
         one_label_per_box=selection.one_label_per_box,
     )
-    height, width = image_size
-    clipped = np.clip(boxes[patches], 0, np.array([width, height] * 2, dtype=np.float32))
+    clipped = clipped[patches]
     if suppress:
         kept, scores = _suppressed(clipped, scores, queries, selection)
         kept, scores = kept[: selection.top_k], scores[: selection.top_k]

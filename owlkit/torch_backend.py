@@ -44,7 +44,7 @@ class TorchBackend:
         if precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
             raise ConfigError(f"precision must be one of {known}; found {precision!r}")
-        self.device = _find_device(device)
+        self.device = find_device(device)
         self.detector = detector.to(self.device).eval()
         dtype = getattr(torch, precision)
         self.detector.vision.to(dtype)
@@ -105,7 +105,7 @@ class TorchBackend:
         return result
 
 
-def _find_device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
     """The named device, or a GPU if there is one.
 
     Raises:

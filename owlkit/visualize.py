@@ -41,6 +41,8 @@ _RIM_OPACITY = 120
 # exceeds it is left out, because nobody could read it or see the image.
 _MOST_COVERED_IMAGE = 0.25
 _MOST_COVERED_CHIP = 0.1
+# A chip that covers more of its own box than this is put elsewhere, if there is a place.
+_MOST_COVERED_BOX = 0.25
 
 # Fonts of common systems that hold many scripts, by the name under which Pillow finds them.
 _FONTS_OF_MANY_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
@@ -83,6 +85,7 @@ def draw_detections(
     line_width: int | None = None,
     font_size: float | None = None,
     font: str | os.PathLike[str] | None = None,
+    scores: bool = True,
 ) -> Image.Image:
     """Draws every box with a chip that holds its name and score.
 
@@ -99,6 +102,7 @@ def draw_detections(
         font_size: Of the chips, at least 1; None for one that suits the image size.
         font: A TrueType or OpenType file. None for Pillow's own font, which holds the Latin
             alphabet, or one of the system's that lacks fewer characters of the names.
+        scores: Whether chips hold scores; without them, what was annotated is drawn.
 
     Returns:
         A new RGB image of the same size.
@@ -121,9 +125,9 @@ def draw_detections(
     best_first = np.argsort(-detections.scores, kind="stable")
     boxes = [_pixels(detections.boxes[row], canvas.size) for row in best_first]
     colours = [style.colour(int(label)) for label in detections.labels[best_first]]
+    endings = [f" {score:.2f}" if scores else "" for score in detections.scores]
     texts = [
-        _fitting_text(detections.names[row], detections.scores[row], style, canvas.size)
-        for row in best_first
+        _fitting_text(detections.names[row], endings[row], style, canvas.size) for row in best_first
     ]
     chips = _place_chips(texts, boxes, style, canvas.size)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -238,14 +242,14 @@ def _pixels(box: NDArray[np.float32], size: tuple[int, int]) -> Box:
     return x0, y0, max(x0, min(x1, width) - 1), max(y0, min(y1, height) - 1)
 
 
-def _fitting_text(name: str, score: float, style: _Style, size: tuple[int, int]) -> str:
-    """The longest form of "name score" that fits into the image; empty if none does."""
+def _fitting_text(name: str, ending: str, style: _Style, size: tuple[int, int]) -> str:
+    """The longest form of a name and its score that fits into the image; empty if none does."""
     if style.line_height + 2 * style.padding > size[1] // 2:
         return ""
     room = size[0] - 2 * _side_padding(style)
     # A line break would make a chip of unknown height.
     name = " ".join(name.split())
-    for text in (f"{name} {score:.2f}".strip(), name):
+    for text in (f"{name}{ending}".strip(), name):
         # A character is at least a pixel wide; to measure thousands of them takes long.
         if len(text) <= room and style.font.getlength(text) <= room:
             return text
@@ -295,19 +299,25 @@ def _chip_size(text: str, style: _Style) -> tuple[int, int]:
 def _place(
     chip_size: tuple[int, int], box: Box, size: tuple[int, int], taken: Sequence[Box]
 ) -> tuple[Box, int]:
-    """The first usual place at a box that is free, or the least covered, and how much it is."""
+    """The first usual place at a box that is free, or the least covered, and how much it is.
+
+    Of places that are as free as one another, those that leave the box itself to be seen go first.
+    """
     width, height = chip_size
     x0, y0, x1, y1 = box
     rows = (y0 - height, y0, y1 + 1, y1 + 1 - height)  # above, inside, below, inside
     columns = (x0, x1 + 1 - width, (x0 + x1 + 1 - width) // 2)
+    beside = [(x, y) for y in (rows[1], rows[3]) for x in (x1 + 1, x0 - width)]
+    most = _MOST_COVERED_BOX * _shared_area(box, box)
     places = []
-    for y in rows:
-        for x in columns:
-            left = min(max(x, 0), size[0] - width)
-            top = min(max(y, 0), size[1] - height)
-            chip = (left, top, left + width - 1, top + height - 1)
-            places.append((chip, sum(_shared_area(chip, other) for other in taken)))
-    return min(places, key=lambda place: place[1])
+    for x, y in [*((x, y) for y in rows for x in columns), *beside]:
+        left = min(max(x, 0), size[0] - width)
+        top = min(max(y, 0), size[1] - height)
+        chip = (left, top, left + width - 1, top + height - 1)
+        covered = sum(_shared_area(chip, other) for other in taken)
+        places.append((chip, covered, _shared_area(chip, box) > most))
+    chip, covered, _ = min(places, key=lambda place: place[1:])
+    return chip, covered
 
 
 def _shared_area(a: Box, b: Box) -> int:

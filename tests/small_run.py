@@ -19,7 +19,7 @@ VISION = (
     "model.vision.overrides={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
 )
 TEXT = ("model.text.width=32", "model.text.depth=1", "model.text.heads=2")
-TEXT_SIZES = (*TEXT, "model.text.embed_width=32", "model.text.context_length=24")
+TEXT_SIZES = (*TEXT, "model.text.embed_width=32", "model.text.context_length=32")
 STEPS = (
     *("train.steps=4", "train.batch_size=8", "train.log_every=1", "train.precision=float32"),
     *("train.eval_every=2", "train.save_every=2", "optim.warmup_steps=1", "data.workers=0"),
@@ -42,8 +42,10 @@ class SmallData:
         return [
             str(CONFIGS / "quickstart" / "clip.yaml"),
             *(*VISION, *TEXT_SIZES, f"model.text.tokenizer={self.tokenizer}", *STEPS),
-            *(f"data.captions={self.scenes / 'captions_train.jsonl'}", f"runs={runs}"),
-            *(f"data.images={self.scenes}", *words),
+            *(f"data.train.captions={self.scenes / 'captions_train.jsonl'}",),
+            *(f"data.val_captions.captions={self.scenes / 'captions_val.jsonl'}",),
+            *(f"data.{part}.images={self.scenes}" for part in ("train", "val_captions")),
+            *(f"runs={runs}", *words),
         ]
 
     def training(self, runs: Path, *words: str) -> list[str]:
@@ -72,7 +74,7 @@ def make_small_data(folder: Path) -> SmallData:
     data = SmallData(folder / "scenes", folder / "tokenizer")
     make_scenes(data.scenes, train=48, val=6)
     texts = read_captions(data.scenes / "captions_train.jsonl")
-    trained = train_tokenizer(texts, vocab_size=400, context_length=24)
+    trained = train_tokenizer(texts, vocab_size=400, context_length=32)
     Tokenizer(trained).save_pretrained(data.tokenizer)
     return data
 

@@ -11,8 +11,12 @@ from owlkit.config import ContrastiveConfig, DetectorConfig, RunConfig, load_con
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 NAMES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES]
+# Only stage one learns from captions, classes or shards.
 CONTRASTIVE = [
-    path for path in FILES if "captions" in yaml.safe_load(path.read_text()).get("data", {})
+    path
+    for path in FILES
+    if {"captions", "classes", "shards"}
+    & set(yaml.safe_load(path.read_text()).get("data", {}).get("train", {}))
 ]
 
 
@@ -38,8 +42,12 @@ def random_weights(path: Path) -> list[str]:
     """Overrides for a machine without network and trained tokenizer: one block, random weights."""
     config = load(path)
     assert isinstance(config, DetectorConfig | ContrastiveConfig)
-    words = ["model.text.depth=1", "model.text.tokenizer=", "model.vision.overrides.depth=1"]
-    source = getattr(config.model, "init_from", None)
+    words = ["model.text.depth=1", "model.text.tokenizer="]
+    if config.model.text.weights is not None:
+        words[0] = "model.text.weights="
+    if config.model.vision.name.startswith("vit"):
+        words += ["model.vision.overrides.depth=1", "model.vision.weights=random"]
+    source = config.model.init_from
     if source is None:
         return words
     patch = next((size for size in (32, 14) if f"patch{size}" in source), 16)
@@ -54,8 +62,9 @@ def random_weights(path: Path) -> list[str]:
 
 
 def test_both_kinds_are_there() -> None:
-    assert {"owl_b32", "owlv2_l14", "quickstart/clip", "quickstart/detector"} <= set(NAMES)
-    assert CONFIGS / "quickstart" / "clip.yaml" in CONTRASTIVE
+    assert {"owl_b32", "owlv2_l14", "quickstart/detector"} <= set(NAMES)
+    stage_one = {"clip_b32", "clip_b16", "clip_rn50", "siglip_b16", "lit_b16", "quickstart/clip"}
+    assert {CONFIGS / f"{name}.yaml" for name in stage_one} <= set(CONTRASTIVE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -73,7 +82,8 @@ def test_its_model_can_be_built(path: Path) -> None:
     config = load(path, *random_weights(path))
     side = config.model.vision.image_size or 768  # type: ignore[attr-defined]
     if isinstance(config, ContrastiveConfig):
-        model = build_dual_encoder(config.model)
+        model = build_dual_encoder(config.model, loss=config.loss)
+        assert (model.logit_bias is not None) == (config.loss.objective == "siglip")
     else:
         assert isinstance(config, DetectorConfig)
         model = build_detector(config.model)

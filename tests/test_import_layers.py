@@ -27,7 +27,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "build",
         "torch_backend",
         "predictor",
-        "cli __main__",
+        "cli",
+        "__main__",
         "tools demo",
     )
 )

@@ -166,6 +166,18 @@ except KeyboardInterrupt:
 """
 
 
+def test_quickstart_knows_an_interrupted_training_by_either_signal(
+    quickstart: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quickstart.py"])
+    for status in (130, 143):
+        monkeypatch.setattr(quickstart, "run_command", lambda words, status=status: status)
+        with pytest.raises(SystemExit) as caught:
+            quickstart.main()
+        assert caught.value.code == status
+        assert capsys.readouterr().err == "scenes was interrupted; the same command goes on\n"
+
+
 def test_quickstart_lets_what_ctrl_c_interrupts_save(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     words = [sys.executable, "-c", PATIENT, str(saved)]

@@ -123,6 +123,15 @@ def test_chip_above_the_box_unless_there_is_no_room(chips):
     assert inside[1] == 0
 
 
+def test_chips_keep_off_small_boxes_at_the_edge(chips):
+    # Two boxes at the lower edge: above is room for one chip only, below for none.
+    boxes = [[100, 370, 150, 400], [100, 371, 150, 400]]
+    draw_detections(grey(400, 600), make(boxes, labels=[0, 1], names=["cat", "dog"]), scores=False)
+    assert sorted(text for text, _ in chips) == ["cat", "dog"], "no scores"
+    for _, (x0, _y0, x1, y1) in chips:
+        assert y1 < 371 or x1 < 100 or x0 >= 150
+
+
 def test_chips_never_hide_a_crowded_image(chips):
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 400, (300, 2))

@@ -23,11 +23,13 @@ from benchmarks.evaluate import evaluate
 from benchmarks.load import load
 from benchmarks.memory import MemoryRow, loss_memory
 from benchmarks.predict import predict, preprocess
+from benchmarks.pretrain import pretrain
 from benchmarks.train import train
 
 PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow]]] = {
     "predict": predict,
     "preprocess": preprocess,
+    "pretrain": pretrain,
     "train": train,
     "loss_memory": loss_memory,
     "evaluate": evaluate,

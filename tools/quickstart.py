@@ -19,7 +19,8 @@ from pathlib import Path
 
 TOOLS = Path(__file__).parent
 CONFIGS = TOOLS.parent / "configs" / "quickstart"
-INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
+# What shells report for a command that Ctrl-C or SIGTERM ended.
+INTERRUPTED = (130, 143)
 FOLDERS = {"easy": Path("runs/quickstart"), "hard": Path("runs/quickstart-hard")}
 PICTURES = 12
 
@@ -117,9 +118,9 @@ def run_stages(stages: Sequence[Stage], clock: Path) -> dict[str, float]:
         if status == 0:
             seconds[stage.name] = unfinished.pop(stage.name)
         clock.write_text(json.dumps(seconds))
-        if status == INTERRUPTED:
+        if status in INTERRUPTED:
             print(f"{stage.name} was interrupted; the same command goes on", file=sys.stderr)
-            raise SystemExit(INTERRUPTED)
+            raise SystemExit(status)
         if status:
             raise SystemExit(f"error: {stage.name} ended with status {status}")
     return {stage.name: seconds[stage.name] for stage in stages}
@@ -150,7 +151,7 @@ def run_command(words: Sequence[str]) -> int:
             except KeyboardInterrupt:
                 interrupted = True
             else:
-                return INTERRUPTED if interrupted else status
+                return INTERRUPTED[0] if interrupted else status
 
 
 def run_seed(root: Path, tier: str, seed: int) -> dict[str, float | dict[str, float]]:

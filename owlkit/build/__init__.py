@@ -2,7 +2,8 @@
 
 from owlkit.build.contrastive import build_contrastive_training
 from owlkit.build.detection import build_detector_training
-from owlkit.build.models import build_detector, build_dual_encoder
+from owlkit.build.detector import build_detector
+from owlkit.build.dual_encoder import build_dual_encoder
 
 __all__ = [
     "build_contrastive_training",

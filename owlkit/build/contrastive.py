@@ -1,24 +1,49 @@
 """From a configuration to contrastive pretraining."""
 
-from torch.utils.data import DataLoader
+import logging
+from collections.abc import Iterable, Mapping
 
-from owlkit.build.models import build_dual_encoder
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from owlkit.build.dual_encoder import build_dual_encoder
+from owlkit.build.pairs import (
+    PairLoaders,
+    build_pairs,
+    read_captions,
+    read_classes,
+    read_pair_source,
+)
 from owlkit.build.paths import expanded
-from owlkit.build.runs import input_side, run_folder, run_output, suit_attention
-from owlkit.config import ContrastiveConfig
-from owlkit.data.augmentation import Augmentation
-from owlkit.data.loader import BatchPlan, build_loader
-from owlkit.data.pairs import CaptionExamples, Pair, collate_pairs, read_captioned_images
-from owlkit.engine import ContrastiveTask, Trainer, create_accelerator, share_of_batch
+from owlkit.build.runs import batch_plan, run_folder, run_output, suit_attention
+from owlkit.config import ContrastiveConfig, ContrastiveLossSection
+from owlkit.data.pair_sources import PairSource
+from owlkit.engine import (
+    Accelerator,
+    ContrastiveTask,
+    Evaluation,
+    Objective,
+    SimclrHead,
+    Trainer,
+    clip_objective,
+    create_accelerator,
+    share_of_batch,
+    siglip_objective,
+    triplet_objective,
+)
 from owlkit.errors import ConfigError
-from owlkit.geometry import Preprocessing
+from owlkit.evaluation.encoder import encode_classes, measure_retrieval, measure_zero_shot
+from owlkit.evaluation.feature_cache import FeatureCache
+from owlkit.evaluation.features import Encoder, pooled_features
+from owlkit.models import DualEncoder
+from owlkit.structures import PairBatch
+
+logger = logging.getLogger(__name__)
 
 
 def build_contrastive_training(config: ContrastiveConfig) -> Trainer:
     """Makes everything that contrastive pretraining needs.
-
-    A pair is told apart from the other pairs of its process at a step, so that several processes
-    learn from fewer negatives than one would with the same batch.
 
     Args:
         config: Of a run with a name.
@@ -33,55 +58,79 @@ def build_contrastive_training(config: ContrastiveConfig) -> Trainer:
     """
     folder = run_folder(config)
     accelerator = create_accelerator(config.train)
-    _check_batches(config, share_of_batch(config.train, accelerator))
-    model = build_dual_encoder(config.model, seed=config.seed)
-    examples = _build_examples(config, model.preprocessing)
-
-    def make_batches(start_step: int) -> DataLoader[Pair]:
-        plan = BatchPlan(
-            batch_size=config.train.batch_size,
-            total_steps=config.train.steps,
-            start_step=start_step,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        return build_loader(
-            examples,
-            plan,
-            workers=config.data.workers,
-            pin_memory=accelerator.device.type == "cuda",
-            collate=collate_pairs,
-        )
-
+    _check_groups(config, share_of_batch(config.train, accelerator))
+    # Data first: what is wrong with it should not be found only after gigabytes of weights.
+    source = read_pair_source(config.data.train)
+    evaluation = _build_evaluation(config, accelerator)
+    if evaluation is None:
+        logger.info("no data.val_captions or val_classes: best/ will be the last weights")
+    model = build_dual_encoder(
+        config.model, loss=config.loss, batch_size=config.train.batch_size, seed=config.seed
+    )
     suit_attention(model.vision, accelerator, config.train)
+    pairs = build_pairs(
+        config.data,
+        source,
+        preprocessing=model.preprocessing,
+        views=config.loss.simclr_weight > 0,
+        pooled=_locked_vectors(config, model, source, accelerator),
+        seed=config.seed,
+    )
+    loaders = PairLoaders(
+        pairs,
+        workers=config.data.workers,
+        pin_memory=accelerator.device.type == "cuda",
+        length_window=config.data.length_window,
+    )
+
+    def make_batches(start_step: int) -> Iterable[PairBatch]:
+        return loaders(batch_plan(config.train, accelerator, start_step))
+
     return Trainer(
-        ContrastiveTask(model),
+        _build_task(config, model),
         optim=config.optim,
         train=config.train,
         make_batches=make_batches,
         output=run_output(config, folder, accelerator),
+        evaluation=evaluation,
         seed=config.seed,
         accelerator=accelerator,
     )
 
 
-def _check_batches(config: ContrastiveConfig, share: int) -> None:
-    """Refuses what would leave a pair without the negatives that it was meant to have.
+def build_objective(section: ContrastiveLossSection) -> Objective:
+    """Makes the loss of a batch of pairs."""
+    if section.objective == "siglip":
+        return siglip_objective(section.chunk_size)
+    if section.objective == "triplet":
+        return triplet_objective(section.margin, section.mining)
+    return clip_objective()
+
+
+def _build_task(config: ContrastiveConfig, model: DualEncoder) -> ContrastiveTask:
+    loss = config.loss
+    simclr = None
+    if loss.simclr_weight > 0:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            simclr = SimclrHead(model.vision.pooled_width, temperature=loss.simclr_temperature)
+    return ContrastiveTask(
+        model,
+        build_objective(loss),
+        patch_dropout=loss.patch_dropout,
+        accumulation=config.train.accumulation,
+        simclr=simclr,
+        simclr_weight=loss.simclr_weight,
+    )
+
+
+def _check_groups(config: ContrastiveConfig, share: int) -> None:
+    """Refuses to tear groups of look-alikes apart.
 
     Args:
         config: Of the run.
         share: Pairs of each process at each step.
     """
-    if config.optim.clip == "per_example":
-        raise ConfigError(
-            "optim.clip per_example: expected global or none for contrastive pretraining, where "
-            "the loss of a pair alone is 0"
-        )
-    if config.train.accumulation > 1:
-        raise ConfigError(
-            "train.accumulation: expected 1 for contrastive pretraining, whose negatives are the "
-            f"other pairs that pass together, found {config.train.accumulation}"
-        )
     if share % config.data.group_size:
         raise ConfigError(
             "train.batch_size: expected a multiple of processes x data.group_size "
@@ -90,21 +139,49 @@ def _check_batches(config: ContrastiveConfig, share: int) -> None:
         )
 
 
-def _build_examples(config: ContrastiveConfig, preprocessing: Preprocessing) -> CaptionExamples:
-    data = config.data
-    images = read_captioned_images(
-        expanded(data.captions, key="data.captions", expected="a file of JSON lines"),
-        expanded(data.images, key="data.images", expected="the folder of the images"),
-    )
-    return CaptionExamples(
-        images,
-        Augmentation(
-            flip=data.flip,
-            crop=False,
-            fit=preprocessing.fit,
-            pad_value=preprocessing.pad_value,
-        ),
-        size=input_side(preprocessing),
-        group_size=data.group_size,
-        seed=config.seed,
-    )
+def _locked_vectors(
+    config: ContrastiveConfig,
+    model: DualEncoder,
+    source: PairSource | None,
+    accelerator: Accelerator,
+) -> NDArray[np.float32] | None:
+    """What the locked image tower says of the images, computed by the first process only."""
+    if config.data.cache is None or source is None:
+        return None
+    folder = expanded(config.data.cache, key="data.cache", expected="a folder")
+    with accelerator.main_process_first():
+        model.to(accelerator.device)
+        return pooled_features(
+            model, source, cache=FeatureCache(folder), batch_size=config.eval.batch_size
+        )
+
+
+def _build_evaluation(config: ContrastiveConfig, accelerator: Accelerator) -> Evaluation | None:
+    """Measures retrieval and zero-shot accuracy; None where there is nothing to measure on."""
+    captions, classes = config.data.val_captions, config.data.val_classes
+    captioned = None
+    if captions.captions is not None:
+        captioned = read_captions(captions, key="data.val_captions")[: captions.max_images]
+    labelled = None
+    if classes.classes is not None:
+        labelled = read_classes(classes, key="data.val_classes")
+    if captioned is None and labelled is None:
+        return None
+
+    def measure(model: DualEncoder, step: int) -> Mapping[str, float]:
+        if not accelerator.is_main_process:
+            return {}
+        encoder = Encoder(model, batch_size=config.eval.batch_size)
+        metrics: dict[str, float] = {}
+        if labelled is not None:
+            found = encode_classes(encoder, labelled)
+            metrics |= measure_zero_shot(encoder, found, templates=classes.templates).metrics
+        if captioned is not None:
+            metrics |= measure_retrieval(encoder, captioned)
+            metrics["recall@1"] = (
+                metrics["text_to_image_recall@1"] + metrics["image_to_text_recall@1"]
+            ) / 2
+        return metrics
+
+    best_metric = "zero_shot_top1" if captioned is None else "recall@1"
+    return Evaluation(measure, best_metric)

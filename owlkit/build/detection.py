@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from owlkit.build.models import build_detector
+from owlkit.build.detector import build_detector
 from owlkit.build.paths import expanded
-from owlkit.build.runs import input_side, run_folder, run_output, suit_attention
+from owlkit.build.runs import batch_plan, input_side, run_folder, run_output, suit_attention
 from owlkit.config import (
     AugmentSection,
     DataSection,
@@ -19,9 +19,9 @@ from owlkit.config import (
 )
 from owlkit.data.augmentation import Augmentation
 from owlkit.data.batch import collate
-from owlkit.data.coco import DetectionDataset, read_coco
+from owlkit.data.coco import DatasetPaths, DetectionDataset, check_presence, read_coco
 from owlkit.data.examples import DetectionExamples, TrainingSource
-from owlkit.data.loader import BatchPlan, build_loader
+from owlkit.data.loader import build_loader
 from owlkit.data.queries import QuerySampler, name_counts
 from owlkit.engine import Accelerator, DetectionTask, Evaluation, Trainer, create_accelerator
 from owlkit.errors import DatasetError
@@ -53,6 +53,7 @@ def build_detector_training(config: DetectorConfig) -> Trainer:
     folder = run_folder(config)
     accelerator = create_accelerator(config.train)
     # Data first: what is wrong with it should not be found only after gigabytes of weights.
+    _check_presence(config.data)
     sources = read_sources(config.data)
     evaluation = _build_evaluation(config, folder, accelerator)
     detector = build_detector(config.model, seed=config.seed)
@@ -103,12 +104,7 @@ def read_sources(section: DataSection) -> list[TrainingSource]:
     Args:
         section: The ``data`` section.
     """
-    sources = [_source(section, section.train, key="data.train")]
-    sources += [
-        _source(section, extra, key=f"data.extra.{number}")
-        for number, extra in enumerate(section.extra)
-    ]
-    return sources
+    return [_source(section, part, key=key) for key, part in _training_sets(section).items()]
 
 
 def build_examples(
@@ -153,6 +149,33 @@ def _augmentation(section: AugmentSection, preprocessing: Preprocessing) -> Augm
     )
 
 
+def _training_sets(section: DataSection) -> dict[str, DatasetSection]:
+    """The sections of the training data sets by their keys."""
+    extra = {f"data.extra.{number}": extra for number, extra in enumerate(section.extra)}
+    return {"data.train": section.train, **extra}
+
+
+def _check_presence(section: DataSection) -> None:
+    """Names all files and folders that are missing, before hours are spent on reading the others.
+
+    Raises:
+        DatasetError: If any is.
+    """
+    sections: dict[str, EvaluationSetSection] = {**_training_sets(section)}
+    if section.val.annotations is not None:
+        sections["data.val"] = section.val
+    check_presence(_paths(part, key=key) for key, part in sections.items())
+
+
+def _paths(section: EvaluationSetSection, *, key: str) -> DatasetPaths:
+    keys = (f"{key}.annotations", f"{key}.images")
+    return DatasetPaths(
+        expanded(section.annotations, key=keys[0], expected="a COCO JSON file"),
+        expanded(section.images, key=keys[1], expected="the folder of the images"),
+        settings=keys,
+    )
+
+
 def _source(data: DataSection, section: DatasetSection, *, key: str) -> TrainingSource:
     dataset = _read(data, section, key=key, exhaustive=section.exhaustive)
     return TrainingSource(dataset, _sampler(data.queries, dataset), weight=section.weight)
@@ -179,23 +202,21 @@ def _read(
     exhaustive: bool | None = None,
     merge_repeated: bool = True,
 ) -> DetectionDataset:
-    annotations = expanded(
-        section.annotations, key=f"{key}.annotations", expected="a COCO JSON file"
-    )
+    paths = _paths(section, key=key)
     dataset = read_coco(
-        annotations,
-        expanded(section.images, key=f"{key}.images", expected="the folder of the images"),
+        paths.annotations,
+        paths.images,
         exhaustive=exhaustive,
         crowd=data.crowd,
         check=data.check,
         max_images=section.max_images,
         merge_repeated=merge_repeated,
-        settings=(f"{key}.annotations", f"{key}.images"),
+        settings=paths.settings,
     )
     if not any(len(image.boxes) for image in dataset.images):
         raise DatasetError(
             f"{key}.annotations: expected at least one box, found 0 in {len(dataset.images)} "
-            f"images, {annotations}"
+            f"images, {paths.annotations}"
         )
     return dataset
 
@@ -206,16 +227,9 @@ def _batch_maker(
     queries = config.data.queries
 
     def make_batches(start_step: int) -> Iterable[DetectionBatch]:
-        plan = BatchPlan(
-            batch_size=config.train.batch_size,
-            total_steps=config.train.steps,
-            start_step=start_step,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
         return build_loader(
             examples,
-            plan,
+            batch_plan(config.train, accelerator, start_step),
             workers=config.data.workers,
             pin_memory=accelerator.device.type == "cuda",
             collate=partial(collate, padding=queries.padding, max_queries=queries.max_queries),
@@ -237,7 +251,7 @@ def _build_evaluation(
     if config.eval.split is not None:
         split = expanded(config.eval.split, key="eval.split", expected="a JSON file")
     truth = read_truth(
-        expanded(section.annotations, key="data.val.annotations", expected="a COCO JSON file"),
+        _paths(section, key="data.val").annotations,
         split=split,
         settings=("data.val.annotations", "eval.split"),
     )

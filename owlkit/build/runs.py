@@ -7,6 +7,7 @@ import torch
 
 from owlkit.build.paths import expanded
 from owlkit.config import RunConfig, TrainSection, dump_config
+from owlkit.data.loader import BatchPlan
 from owlkit.encoders.vision import VisionTower
 from owlkit.engine import Accelerator, RunLog, RunOutput
 from owlkit.engine.checkpoint import has_checkpoint
@@ -26,7 +27,10 @@ def run_folder(config: RunConfig) -> Path:
     folder = expanded(config.runs, key="runs", expected="a folder") / config.name
     can_go_on = has_checkpoint(folder / "last")
     if config.resume and not can_go_on:
-        raise ConfigError(f"resume: expected a checkpoint in {folder / 'last'}, found none")
+        raise ConfigError(
+            f"resume: expected a checkpoint in {folder / 'last'}, found none: "
+            "nothing was saved there; leave out resume=true to begin anew"
+        )
     if not config.resume and (can_go_on or (folder / "best").is_dir()):
         # Without a checkpoint, it was killed after its first evaluation.
         advice = "go on with resume=true, or choose" if can_go_on else "choose"
@@ -45,6 +49,17 @@ def run_output(config: RunConfig, folder: Path, accelerator: Accelerator) -> Run
     # What makes this run again begins it; that this one was resumed is no part of that.
     text = dump_config(config.model_copy(update={"resume": False}))
     return RunOutput(folder=folder, save_model=_save, log=log, config_text=text)
+
+
+def batch_plan(train: TrainSection, accelerator: Accelerator, start_step: int) -> BatchPlan:
+    """Which examples this process gets, from a step on."""
+    return BatchPlan(
+        batch_size=train.batch_size,
+        total_steps=train.steps,
+        start_step=start_step,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
 
 
 def input_side(preprocessing: Preprocessing) -> int:

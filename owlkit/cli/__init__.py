@@ -4,17 +4,36 @@ import sys
 from collections.abc import Sequence
 
 from owlkit import __version__
-from owlkit.cli import convert, detect, evaluate, make_detector, train
+from owlkit.cli import (
+    convert,
+    detect,
+    evaluate,
+    evaluate_encoder,
+    make_detector,
+    make_shards,
+    search,
+    train,
+)
 from owlkit.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
     "convert": Command(convert.SUMMARY, convert.add_arguments, convert.run),
     "detect": Command(detect.SUMMARY, detect.add_arguments, detect.run),
     "evaluate": Command(evaluate.SUMMARY, evaluate.add_arguments, evaluate.run, extra="train"),
+    "evaluate-encoder": Command(
+        evaluate_encoder.SUMMARY,
+        evaluate_encoder.add_arguments,
+        evaluate_encoder.run,
+        extra="train",
+    ),
     "make-detector": Command(make_detector.SUMMARY, make_detector.add_arguments, make_detector.run),
+    "make-shards": Command(
+        make_shards.SUMMARY, make_shards.add_arguments, make_shards.run, extra="train"
+    ),
     "pretrain": Command(
         train.PRETRAIN_SUMMARY, train.add_arguments, train.run_pretrain, extra="train"
     ),
+    "search": Command(search.SUMMARY, search.add_arguments, search.run, extra="train"),
     "train": Command(train.TRAIN_SUMMARY, train.add_arguments, train.run_train, extra="train"),
 }
 
@@ -35,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"owlkit {__version__}")
         return 0
-    listing = "\n".join(f"  {name:15}{command.summary}" for name, command in COMMANDS.items())
+    listing = "\n".join(f"  {name:18}{command.summary}" for name, command in COMMANDS.items())
     usage = f"usage: owlkit COMMAND ...\n\n{listing}\n\nowlkit COMMAND --help explains a command."
     if name in ("--help", "-h"):
         print(usage)

@@ -20,6 +20,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG key=value",
         help="configuration file, and values that replace the file's",
     )
+    parser.set_defaults(usage=f"usage: {parser.prog} CONFIG [key=value ...]")
     parser.add_argument("--print-config", action="store_true", help="show all values and stop")
     parser.add_argument("--list-fields", action="store_true", help="explain all keys and stop")
 
@@ -40,7 +41,9 @@ def read_run(options: argparse.Namespace, schema: "type[RunT]") -> "RunT | None"
     files = [word for word in options.words if "=" not in word]
     overrides = [word for word in options.words if "=" in word]
     if len(files) != 1:
-        raise ConfigError(f"expected one configuration file and key=value words, found {files}")
+        raise ConfigError(
+            f"expected one configuration file and key=value words, found {files}\n{options.usage}"
+        )
     config = load_config(files[0], overrides, schema=schema)
     if config.name is None:
         config = config.model_copy(update={"name": Path(files[0]).stem})

@@ -195,7 +195,9 @@ def _report(
     from owlkit.evaluation.report import format_classes, format_metrics
 
     metrics, classes = format_metrics(measured.metrics), format_classes(measured, truth.names)
-    text = f"{options.model} on {options.annotations}\n{settings}\n\n{classes}\n\n{metrics}\n"
+    measure = "fixed AP, " if options.fixed_ap else ""
+    heading = f"{options.model} on {options.annotations}\n{measure}{settings}"
+    text = f"{heading}\n\n{classes}\n\n{metrics}\n"
     print(text, end="")
     if options.json:
         write_json(options.json, measured.metrics)

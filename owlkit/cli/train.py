@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from owlkit.cli.configured import add_config_arguments, read_run
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 TRAIN_SUMMARY = "train a detector on boxes"
 PRETRAIN_SUMMARY = "pretrain image and text encoders on captions"
 
-# What shells report for a command that Ctrl-C ended.
-_INTERRUPTED = 130
+# Shells report a command that a signal ended as this and the number of the signal.
+_SIGNALLED = 128
 
 add_arguments = add_config_arguments
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Trains a detector; returns 0, or 130 if it was interrupted and can go on."""
+    """Trains a detector; returns 0, or 130 after Ctrl-C and 143 after SIGTERM."""
     from owlkit.config import DetectorConfig
 
     config = read_run(options, DetectorConfig)
@@ -34,7 +35,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_pretrain(options: argparse.Namespace) -> int:
-    """Trains image and text encoders; returns 0, or 130 if it was interrupted and can go on."""
+    """Trains image and text encoders; returns 0, or 130 after Ctrl-C and 143 after SIGTERM."""
     from owlkit.config import ContrastiveConfig
 
     config = read_run(options, ContrastiveConfig)
@@ -51,7 +52,10 @@ def _fit(trainer: "Trainer", config: "RunConfig") -> int:
         summary = trainer.fit(resume=config.resume)
     if trainer.accelerator.is_main_process:
         print(_words(summary, trainer))
-    return _INTERRUPTED if summary.ending == "interrupted" else 0
+    if summary.ending != "interrupted":
+        return 0
+    # A process that was not asked itself stops with the one that was.
+    return _SIGNALLED + signal.Signals[summary.signal or "SIGTERM"]
 
 
 def _words(summary: "TrainingSummary", trainer: "Trainer") -> str:

@@ -17,26 +17,41 @@ from owlkit.config.model import (
     TextSection,
     VisionSection,
 )
-from owlkit.config.pretraining import DualEncoderSection, PairsSection
+from owlkit.config.pretraining import (
+    CaptionSetSection,
+    ClassSetSection,
+    ContrastiveLossSection,
+    DualEncoderSection,
+    EncoderEvalSection,
+    PairSetSection,
+    PairsSection,
+    RetrievalSetSection,
+)
 from owlkit.config.schema import ContrastiveConfig, DetectorConfig, RunConfig
 from owlkit.config.training import EvalSection, LossSection, OptimSection, TrainSection
 
 __all__ = [
     "AugmentSection",
+    "CaptionSetSection",
+    "ClassSetSection",
     "ContrastiveConfig",
+    "ContrastiveLossSection",
     "DataSection",
     "DatasetSection",
     "DetectorConfig",
     "DualEncoderSection",
+    "EncoderEvalSection",
     "EvalSection",
     "EvaluationSetSection",
     "HeadsSection",
     "LossSection",
     "ModelSection",
     "OptimSection",
+    "PairSetSection",
     "PairsSection",
     "PreprocessingSection",
     "QueriesSection",
+    "RetrievalSetSection",
     "RunConfig",
     "Section",
     "TextSection",

@@ -101,4 +101,8 @@ def _type_name(annotation: Any) -> str:
         return f"[{', '.join(_type_name(argument) for argument in arguments)}]"
     if origin is dict:
         return f"{{{': '.join(_type_name(argument) for argument in arguments)}}}"
+    if annotation is ...:
+        return "..."
+    if isinstance(annotation, type):
+        return _TYPE_NAMES.get(annotation, annotation.__name__)
     return _TYPE_NAMES.get(annotation, str(annotation))

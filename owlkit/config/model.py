@@ -69,6 +69,10 @@ class VisionSection(Section):
 class TextSection(Section):
     """The text tower and its tokenizer."""
 
+    architecture: Literal["clip", "siglip"] = "clip"
+    """Of a tower with random weights: CLIP's reads a text from left to right and takes its end
+    token; SigLIP's sees the whole padded row at once and takes its last position."""
+
     width: int = Field(default=512, ge=1)
     """Width of the residual stream; a multiple of `heads`."""
 
@@ -117,7 +121,7 @@ class TextSection(Section):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.weights is not None:
-            decided = ("width", "depth", "heads", "vocab_size", "activation")
+            decided = ("architecture", "width", "depth", "heads", "vocab_size", "activation")
             refuse_changed(self, decided, decided_by="weights")
         return self
 
@@ -192,6 +196,6 @@ class ModelSection(Section):
             vision = ("name", "weights", "init", "overrides")
             refuse_changed(self.vision, vision, decided_by="init_from", section="vision.")
             sizes = ("width", "depth", "heads", "vocab_size", "embed_width")
-            text = (*sizes, "activation", "weights", "pool")
+            text = (*sizes, "architecture", "activation", "weights", "pool")
             refuse_changed(self.text, text, decided_by="init_from", section="text.")
         return self

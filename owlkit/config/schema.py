@@ -7,7 +7,12 @@ from pydantic import Field, model_validator
 from owlkit.config.base import Section
 from owlkit.config.data import DataSection
 from owlkit.config.model import ModelSection
-from owlkit.config.pretraining import DualEncoderSection, PairsSection
+from owlkit.config.pretraining import (
+    ContrastiveLossSection,
+    DualEncoderSection,
+    EncoderEvalSection,
+    PairsSection,
+)
 from owlkit.config.training import EvalSection, LossSection, OptimSection, TrainSection
 
 
@@ -86,18 +91,50 @@ class DetectorConfig(RunConfig):
 
 
 class ContrastiveConfig(RunConfig):
-    """Root of the configurations of contrastive pretraining."""
+    """Root of `configs/clip_*.yaml`, `siglip_*.yaml`, `lit_*.yaml`: a pair of encoders."""
 
     model: DualEncoderSection = Field(default_factory=DualEncoderSection)
     """Image and text tower."""
 
     data: PairsSection = Field(default_factory=PairsSection)
-    """Images with captions."""
+    """Images with captions or classes."""
+
+    loss: ContrastiveLossSection = Field(default_factory=ContrastiveLossSection)
+    """How images and texts are compared."""
+
+    eval: EncoderEvalSection = Field(default_factory=EncoderEvalSection)
+    """How the encoders are measured."""
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> Self:
+        if self.optim.clip == "per_example":
+            raise ValueError(
+                "optim.clip: expected global or none, found per_example; the loss of a pair alone "
+                "is 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
-        if self.train.early_stopping is not None:
+        measured = self.data.val_captions.captions or self.data.val_classes.classes
+        if self.train.early_stopping is not None and measured is None:
             raise ValueError(
-                "train.early_stopping: contrastive pretraining has nothing to measure on; set null"
+                "train.early_stopping needs data to measure on: expected "
+                "data.val_captions.captions or data.val_classes.classes, found null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        if self.data.cache is None:
+            return self
+        if "image" not in self.optim.freeze:
+            raise ValueError("data.cache keeps what a frozen tower says: set optim.freeze: [image]")
+        if self.data.altered or self.loss.simclr_weight or self.loss.patch_dropout:
+            raise ValueError(
+                "data.cache keeps one vector of each picture: expected no data.flip, data.crop, "
+                "data.colour_jitter, loss.simclr_weight and loss.patch_dropout"
+            )
+        if self.data.train.shards:
+            raise ValueError("data.cache needs data.train.captions or classes, found shards")
         return self

@@ -200,6 +200,19 @@ def test_mosaics_are_counted_by_the_files_they_are_made_of(data: SmallData, tmp_
     assert (state.examples, state.images_read) == (32, 128)
 
 
+def test_everything_that_is_missing_is_named_at_once(data: SmallData, tmp_path: Path) -> None:
+    words = [f"data.{part}=/none/{part}" for part in ("val.annotations", "val.images")]
+    words += ["data.train.images=/none/train.images"]
+    config = load("owl_tiny", data.overrides(tmp_path, *words, "name=run"))
+    with pytest.raises(DatasetError) as caught:
+        build_detector_training(config)
+    said = str(caught.value)
+    for part in ("train.images", "val.annotations", "val.images"):
+        assert f"at /none/{part} (data.{part}), found no such" in said
+    assert said.count("expected") == 3
+    assert said.count("COCO as downloaded") == 1
+
+
 def examples_of(config: DetectorConfig) -> DetectionExamples:
     preprocessing = owlvit_preprocessing(32, "scenic")
     sources = read_sources(config.data)

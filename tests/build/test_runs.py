@@ -41,7 +41,7 @@ def test_a_run_with_a_checkpoint_goes_on_only_if_told(tmp_path: Path, place: str
 def test_nothing_to_go_on_with(tmp_path: Path) -> None:
     (tmp_path / "mine" / "best").mkdir(parents=True)
     (tmp_path / "mine" / ".last-abc" / "new").mkdir(parents=True)  # was never finished
-    with pytest.raises(ConfigError, match=r"resume: expected a checkpoint in .*last, found none"):
+    with pytest.raises(ConfigError, match=r"last, found none: .*leave out resume=true"):
         run_folder(config_of(tmp_path, resume=True))
     # Its best model is not overwritten, and resuming is not advised.
     with pytest.raises(ConfigError, match=r"there is such a run; choose another name"):

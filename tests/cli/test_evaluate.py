@@ -124,15 +124,31 @@ def test_fixed_ap_has_no_limit_per_image(
     annotations.write_text(json.dumps(content))
     words = ["--annotations", annotations, "--images", tmp_path / "images", "--templates", "none"]
     words += ["--fixed-ap", "--device", "cpu", "--samples", "1", "--out", tmp_path / "out"]
-    for limit, count in ((10_000, 5 * 16 * 3), (9, 27)):
+    counts = []
+    for limit in (10_000, 9):
         monkeypatch.setattr("owlkit.cli.evaluate._FIXED_AP_PER_CLASS", limit)
         assert evaluate(owlv2_folder, *words) == 0
-        assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == count
+        counts.append(len(json.loads((tmp_path / "out" / "results.json").read_text())))
         settings = (tmp_path / "out" / "report.txt").read_text()
         assert f"templates none, top {limit} of each class over all images, no NMS" in settings
+    assert counts[0] > 5 * 20, "all boxes that are not in the padding"
+    assert counts[1] == 9 * 3
     assert evaluate(owlv2_folder, *words, "--top-k", "4") == 0
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 20
     assert "top 4, top 9 of each class" in (tmp_path / "out" / "report.txt").read_text()
+
+
+def test_fixed_ap_of_results_says_so(
+    annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(annotations.read_text())
+    for image in content["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    annotations.write_text(json.dumps(content))
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(perfect_results(content)))
+    assert evaluate(file, "--annotations", annotations, "--fixed-ap") == 0
+    assert capsys.readouterr().out.splitlines()[1] == "fixed AP, results as given"
 
 
 def test_results_are_kept_whatever_happens_afterwards(

@@ -30,7 +30,10 @@ def test_a_run_that_exists_is_kept(
     assert run_of([*words, "name=other", "resume=true"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     last = tmp_path / "other" / "last"
-    assert said == f"error: resume: expected a checkpoint in {last}, found none"
+    assert said == (
+        f"error: resume: expected a checkpoint in {last}, found none: nothing was saved there; "
+        "leave out resume=true to begin anew"
+    )
 
 
 def test_a_run_that_was_killed_early_begins_anew(data: SmallData, tmp_path: Path) -> None:
@@ -66,13 +69,17 @@ def test_keys_are_explained(command: str, capsys: pytest.CaptureFixture[str]) ->
     assert main([command, "--list-fields"]) == 0
     said = capsys.readouterr().out
     assert "optim.lr" in said
-    assert ("data.captions" in said) == (command == "pretrain")
+    assert ("data.train.captions" in said) == (command == "pretrain")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["seed=1"], "expected one configuration file and key=value words, found []"),
+        (
+            ["seed=1"],
+            "expected one configuration file and key=value words, found []\n"
+            "usage: owlkit train CONFIG [key=value ...]\n",
+        ),
         (["a.yaml", "b.yaml"], "found ['a.yaml', 'b.yaml']"),
         (["none.yaml"], "none.yaml: no such file"),
         ([str(CONFIGS / "owl_tiny.yaml"), "train.stps=3"], "did you mean"),

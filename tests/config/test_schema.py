@@ -10,20 +10,25 @@ from pydantic import BaseModel, ValidationError
 import owlkit
 from owlkit.config import (
     AugmentSection,
+    ClassSetSection,
     ContrastiveConfig,
+    ContrastiveLossSection,
     DataSection,
     DatasetSection,
     DetectorConfig,
     DualEncoderSection,
+    EncoderEvalSection,
     EvalSection,
     EvaluationSetSection,
     HeadsSection,
     LossSection,
     ModelSection,
     OptimSection,
+    PairSetSection,
     PairsSection,
     PreprocessingSection,
     QueriesSection,
+    RetrievalSetSection,
     Section,
     TextSection,
     TrainSection,
@@ -61,6 +66,11 @@ def test_the_walk_finds_all_sections() -> None:
         ContrastiveConfig,
         DualEncoderSection,
         PairsSection,
+        PairSetSection,
+        RetrievalSetSection,
+        ClassSetSection,
+        ContrastiveLossSection,
+        EncoderEvalSection,
     }
     assert set(SECTIONS) == expected
 
@@ -176,7 +186,7 @@ PER_EXAMPLE = "Set both to per_example, or neither"
         ),
         (DetectorConfig, {"train": {"early_stopping": 3}}, "train.early_stopping needs data to"),
         (DetectorConfig, {"eval": {"split": "x"}}, "eval.split needs data to measure on"),
-        (ContrastiveConfig, {"train": {"early_stopping": 3}}, "has nothing to measure on"),
+        (ContrastiveConfig, {"train": {"early_stopping": 3}}, "data.val_captions.captions or"),
         (DetectorConfig, {"train": {"steps": 1000}}, "found 1000 \\+ 0 of 1000"),
         (
             ContrastiveConfig,
@@ -235,6 +245,8 @@ def test_the_table_has_every_key_with_its_default_type_and_limits() -> None:
     assert "    text | null. Hub id" in table
     assert "    true | false | null. Whether there is OWLv2's" in table
     assert "    [number, number, number] | null. Divides" in table
+    assert "    [image | text | heads, ...]. " in table
+    assert "    [DatasetSection, ...]. " in table
     assert "    {text: integer | number | true | false | text}. Keyword" in table
 
 

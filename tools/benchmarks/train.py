@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.comparison import Row, compare
 from benchmarks.inputs import NAMES, make_photo
 from owlkit.build.detection import build_loss
-from owlkit.build.models import build_detector
+from owlkit.build.detector import build_detector
 from owlkit.build.runs import suit_attention
 from owlkit.config import (
     LossSection,

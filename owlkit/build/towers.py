@@ -1,19 +1,18 @@
-"""From the `model` section to a detector or a dual encoder."""
+"""From the `vision`, `text` and `preprocessing` sections to the parts of either model."""
 
 from typing import Any, TypeVar
-
-import torch
 
 from owlkit.build.paths import filled_in
 from owlkit.config import DualEncoderSection, ModelSection, TextSection, VisionSection
 from owlkit.encoders.hub import load_exactly, resolve_folder
 from owlkit.encoders.initialization import init_clip_text, init_clip_vision
 from owlkit.encoders.pretrained import load_vision_tower, published_colours, read_colours
+from owlkit.encoders.siglip_text import CONTEXT_LENGTH as SIGLIP_CONTEXT_LENGTH
+from owlkit.encoders.siglip_text import create_siglip_text_tower
 from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.text import (
     CLIP_EMBED_WIDTH,
     CLIP_VOCAB_SIZE,
-    OWL_CONTEXT_LENGTH,
     TextTower,
     create_text_tower,
     is_clip,
@@ -23,83 +22,15 @@ from owlkit.encoders.text import (
 from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError
-from owlkit.geometry import CLIP_MEAN, CLIP_STD, RGB, Preprocessing, owlvit_preprocessing
+from owlkit.geometry import CLIP_MEAN, CLIP_STD, RGB, Preprocessing
 from owlkit.models import DualEncoder, OwlDetector
-from owlkit.models.convention import resolve_convention
-from owlkit.models.loading import load_model
 
 SectionT = TypeVar("SectionT", ModelSection, DualEncoderSection)
 
 _OWL_IMAGE_SIZE = 768
 
 
-def build_detector(config: ModelSection, *, seed: int = 0) -> OwlDetector:
-    """Makes a detector, untrained or on trained towers.
-
-    Args:
-        config: The ``model`` section.
-        seed: Of random weights; the global random state is left as it was.
-
-    Returns:
-        The detector in training mode, float32, on the CPU.
-
-    Raises:
-        ConfigError: If the sections do not fit together.
-        CheckpointError: If weights to start from are missing or do not fit.
-    """
-    config = _filled_in(config)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        source = _source(config)
-        if source is None:
-            vision, text = _build_vision(config.vision), _build_text(config.text)
-        else:
-            vision, text = _adapt_vision(source.vision, config.vision), source.text
-        text = _fit_context(text, config.text.context_length, keep=isinstance(source, OwlDetector))
-        text.drop_path = config.text.drop_path
-        detector = OwlDetector(
-            vision,
-            text,
-            preprocessing=_preprocessing(config, vision, source),
-            **_head_settings(config, source),
-            prior_prob=config.heads.prior_prob,
-            tokenizer=_tokenizer(config, source, text),
-        )
-    if source is not None:
-        _take_over(detector, source)
-    return detector.train()
-
-
-def build_dual_encoder(config: DualEncoderSection, *, seed: int = 0) -> DualEncoder:
-    """Makes a pair of towers to be trained on images and captions.
-
-    Args:
-        config: The ``model`` section.
-        seed: Of random weights; the global random state is left as it was.
-
-    Returns:
-        The model in training mode, float32, on the CPU.
-
-    Raises:
-        ConfigError: If the sections do not fit together.
-        CheckpointError: If weights to start from are missing or do not fit.
-    """
-    config = _filled_in(config)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        text = _fit_context(_build_text(config.text), config.text.context_length)
-        text.drop_path = config.text.drop_path
-        vision = _build_vision(config.vision)
-        model = DualEncoder(
-            vision,
-            text,
-            preprocessing=_preprocessing(config, vision, None),
-            tokenizer=_tokenizer(config, None, text),
-        )
-    return model.train()
-
-
-def _filled_in(config: SectionT) -> SectionT:
+def fill_in_towers(config: SectionT) -> SectionT:
     """The section with ``~`` and environment variables filled in."""
     vision, text = config.vision, config.text
     vision = vision.model_copy(
@@ -115,37 +46,13 @@ def _filled_in(config: SectionT) -> SectionT:
     return config.model_copy(update={"vision": vision, "text": text})
 
 
-def _source(config: ModelSection) -> DualEncoder | OwlDetector | None:
-    """The model whose weights start the detector."""
-    if config.init_from is None:
-        return None
-    return load_model(filled_in(config.init_from, key="model.init_from"), config.convention)
-
-
-def _head_settings(
-    config: ModelSection, source: DualEncoder | OwlDetector | None
-) -> dict[str, Any]:
-    """What is not stated is as in the source if that is a detector, else as published."""
-    heads = config.heads
-    if isinstance(source, OwlDetector):
-        merge, convention = source.merge, source.convention
-        objectness = source.objectness_head is not None
-    else:
-        merge, convention = "class_token", resolve_convention(config.convention or "scenic")
-        objectness = False
-    return {
-        "merge": heads.merge or merge,
-        "objectness": objectness if heads.objectness is None else heads.objectness,
-        "convention": convention,
-    }
-
-
-def _build_vision(section: VisionSection) -> VisionTower:
+def build_vision(section: VisionSection) -> VisionTower:
+    """Makes an image tower from random or trained weights."""
     if section.weights not in ("random", "hub"):
-        return _adapt_vision(load_vision_tower(section.weights), section)
+        return adapt_vision(load_vision_tower(section.weights), section)
     if section.weights == "hub":
         trained = VisionTower(section.name, overrides=section.overrides, pretrained=True)
-        return _adapt_vision(trained, section)
+        return adapt_vision(trained, section)
     image_size = section.image_size or _OWL_IMAGE_SIZE
     tower = VisionTower(
         section.name,
@@ -162,7 +69,7 @@ def _build_vision(section: VisionSection) -> VisionTower:
     return tower
 
 
-def _adapt_vision(trained: VisionTower, section: VisionSection) -> VisionTower:
+def adapt_vision(trained: VisionTower, section: VisionSection) -> VisionTower:
     """The same weights at another image size, with stochastic depth."""
     changes = {"drop_path": section.drop_path, "rescale_dropped": False}
     with SkipRandomInit():
@@ -174,20 +81,32 @@ def _adapt_vision(trained: VisionTower, section: VisionSection) -> VisionTower:
     return tower
 
 
-def _build_text(section: TextSection) -> TextTower:
+def build_text(section: TextSection, *, context_length: int) -> TextTower:
+    """Makes a text tower.
+
+    Args:
+        section: ``model.text``.
+        context_length: Of a CLIP tower with random weights, if the section names none.
+    """
     if section.weights is not None:
         return load_text_tower(
             section.weights, pool=section.pool, projection_width=section.embed_width
         )
+    sizes: dict[str, Any] = {
+        "width": section.width,
+        "depth": section.depth,
+        "heads": section.heads,
+        "vocab_size": section.vocab_size or _vocab_size(section),
+        "embed_width": section.embed_width or CLIP_EMBED_WIDTH,
+        "activation": section.activation,
+    }
+    if section.architecture == "siglip":
+        length = section.context_length or SIGLIP_CONTEXT_LENGTH
+        return create_siglip_text_tower(context_length=length, **sizes)
     tower = create_text_tower(
-        width=section.width,
-        depth=section.depth,
-        heads=section.heads,
-        vocab_size=section.vocab_size or _vocab_size(section),
-        context_length=section.context_length or OWL_CONTEXT_LENGTH,
-        embed_width=section.embed_width or CLIP_EMBED_WIDTH,
-        activation=section.activation,
+        context_length=section.context_length or context_length,
         pool=section.pool or "argmax",
+        **sizes,
     )
     init_clip_text(tower)
     return tower
@@ -200,17 +119,19 @@ def _vocab_size(section: TextSection) -> int:
     return Tokenizer.from_pretrained(section.tokenizer).vocab_size
 
 
-def _fit_context(text: TextTower, context_length: int | None, *, keep: bool = False) -> TextTower:
+def fit_context(
+    text: TextTower, context_length: int | None, *, clip_length: int | None = None
+) -> TextTower:
     """The tower for texts of the wanted length; only CLIP's has one position per token to cut.
 
     Args:
         text: The tower as it came.
         context_length: The wanted length in tokens; None for what belongs to the tower.
-        keep: Whether its own length belongs to it; else CLIP's becomes OWL-ViT's.
+        clip_length: What CLIP's becomes where ``context_length`` is None; None keeps its own.
     """
     longest = text.context_length
     if is_clip(text):
-        wanted = context_length or (longest if keep else min(OWL_CONTEXT_LENGTH, longest))
+        wanted = context_length or min(clip_length or longest, longest)
         return text if wanted == longest else shorten_context(text, wanted)
     if context_length is not None and context_length > longest:
         raise ConfigError(
@@ -225,17 +146,22 @@ def _fit_context(text: TextTower, context_length: int | None, *, keep: bool = Fa
     return text
 
 
-def _preprocessing(
+def build_preprocessing(
     config: ModelSection | DualEncoderSection,
     vision: VisionTower,
     source: DualEncoder | OwlDetector | None,
+    *,
+    own: Preprocessing,
 ) -> Preprocessing:
-    """What is not stated is as in the source if that is a detector, else as published."""
+    """How pictures become the tower's input.
+
+    Args:
+        config: The ``model`` section.
+        vision: The image tower, which says how large its input is.
+        source: The model whose weights and colours the tower has, if any.
+        own: Holds for what the section does not state.
+    """
     section = config.preprocessing
-    if isinstance(source, OwlDetector):
-        own = source.preprocessing
-    else:
-        own = owlvit_preprocessing(vision.image_size, "scenic")
     mean, std = _colours(config.vision, source)
     return Preprocessing(
         size=vision.image_size,
@@ -259,11 +185,12 @@ def _colours(vision: VisionSection, source: DualEncoder | OwlDetector | None) ->
     return found or (CLIP_MEAN, CLIP_STD)
 
 
-def _tokenizer(
+def build_tokenizer(
     config: ModelSection | DualEncoderSection,
     source: DualEncoder | OwlDetector | None,
     text: TextTower,
 ) -> Tokenizer | None:
+    """The tokenizer that is stated, or belongs to the text weights, or to the source; else None."""
     length = text.context_length
     if not text.needs_full_length:
         length = min(length, config.text.context_length or length)
@@ -274,16 +201,3 @@ def _tokenizer(
     if source is not None and source.tokenizer is not None:
         return source.tokenizer.with_context_length(length)
     return None
-
-
-def _take_over(detector: OwlDetector, source: DualEncoder | OwlDetector) -> None:
-    """Carries over what lies outside the towers: heads, or the contrastive projection."""
-    if source.image_projection is not None:
-        detector.keep_projection(source.image_projection.weight.data, source.logit_scale.data)
-    if isinstance(source, OwlDetector):
-        heads = ("merge_norm.", "class_head.", "box_head.", "objectness_head.")
-        trained = {k: v for k, v in source.state_dict().items() if k.startswith(heads)}
-        own = detector.state_dict()
-        load_exactly(
-            detector, {**own, **{k: trained[k] for k in trained if k in own}}, source="heads"
-        )
