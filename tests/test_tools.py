@@ -82,6 +82,9 @@ def commands(
         path = result(words)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(metrics))
+        if Path(words[1]).stem == "pretrain_clip":
+            measured = {"kind": "eval", "text_to_image_recall@1": 0.75}
+            (path.parents[1] / "metrics.jsonl").write_text(json.dumps(measured) + "\n")
         return 0
 
     monkeypatch.setattr(quickstart, "run_command", run)
@@ -107,6 +110,7 @@ def test_quickstart_runs_all_stages_once(
     root = Path("runs/quickstart")
     metrics = json.loads((root / "metrics.json").read_text())
     assert (metrics["ap50_base"], metrics["ap50_novel"]) == (0.5, 0.25)
+    assert metrics["clip_recall_at_1"] == 0.75
     assert "| 0 | 0.500 |" in (root / "report.md").read_text()
     ran.clear()
     quickstart.main()

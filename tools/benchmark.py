@@ -24,14 +24,16 @@ from benchmarks.load import load
 from benchmarks.memory import MemoryRow, loss_memory
 from benchmarks.predict import predict, preprocess
 from benchmarks.pretrain import pretrain
+from benchmarks.siglip_memory import KeptRow, siglip_memory
 from benchmarks.train import train
 
-PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow]]] = {
+PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow | KeptRow]]] = {
     "predict": predict,
     "preprocess": preprocess,
     "pretrain": pretrain,
     "train": train,
     "loss_memory": loss_memory,
+    "siglip_memory": siglip_memory,
     "evaluate": evaluate,
     "load": load,
 }

@@ -130,7 +130,7 @@ def make_optimizer(task: nn.Module, optim: OptimSection) -> Optimizer:
 
 def _adamw8bit() -> Any:
     try:
-        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-untyped]
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise MissingDependencyError(
             "optim.optimizer adamw8bit needs bitsandbytes, which is not installed; "

@@ -197,6 +197,6 @@ def test_moments_of_eight_bits_follow_adamw() -> None:
 
 
 def test_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'owlkit\[train\]'"):
         make_optimizer(nn.Linear(2, 2), OptimSection(optimizer="adamw8bit"))
