@@ -13,6 +13,7 @@ from owlkit.build.towers import (
     build_vision,
     fill_in_towers,
     fit_context,
+    prepare_text,
 )
 from owlkit.config import ModelSection
 from owlkit.encoders.hub import load_exactly
@@ -53,7 +54,7 @@ def build_detector(config: ModelSection, *, seed: int = 0) -> OwlDetector:
             config.text.context_length,
             clip_length=None if keeps_length else OWL_CONTEXT_LENGTH,
         )
-        text.drop_path = config.text.drop_path
+        prepare_text(text, config.text)
         detector = OwlDetector(
             vision,
             text,

@@ -13,9 +13,10 @@ from owlkit.build.towers import (
     build_vision,
     fill_in_towers,
     fit_context,
+    own_preprocessing,
+    prepare_text,
 )
 from owlkit.config import ContrastiveLossSection, DualEncoderSection
-from owlkit.geometry import owlvit_preprocessing
 from owlkit.models import DualEncoder
 from owlkit.models.loading import load_dual_encoder
 
@@ -54,12 +55,12 @@ def build_dual_encoder(
         if source is None:
             vision = build_vision(config.vision)
             text = build_text(config.text, context_length=_CONTEXT_LENGTH)
-            own = owlvit_preprocessing(vision.image_size, "scenic")
+            own = own_preprocessing(config.vision, vision)
         else:
             vision, text = adapt_vision(source.vision, config.vision), source.text
             own = source.preprocessing
         text = fit_context(text, config.text.context_length)
-        text.drop_path = config.text.drop_path
+        prepare_text(text, config.text)
         model = DualEncoder(
             vision,
             text,
@@ -105,12 +106,12 @@ def _start_logits(
     source: DualEncoder | None,
 ) -> None:
     """Temperature and bias at the start, where they are stated or the source has none."""
+    if model.logit_bias is not None and (source is None or source.logit_bias is None):
+        # One pair of `batch_size` is right: the logit of that share. CLIP's temperature would make
+        # every wrong pair a confident mistake.
+        model.logit_bias.fill_(-math.log(max(batch_size - 1, 1)))
+        model.logit_scale.fill_(math.log(10))
     if loss.logit_scale is not None:
         model.logit_scale.fill_(math.log(loss.logit_scale))
-    if model.logit_bias is None:
-        return
-    if loss.logit_bias is not None:
+    if model.logit_bias is not None and loss.logit_bias is not None:
         model.logit_bias.fill_(loss.logit_bias)
-    elif source is None or source.logit_bias is None:
-        # One pair of `batch_size` is right: the logit of that share.
-        model.logit_bias.fill_(-math.log(max(batch_size - 1, 1)))

@@ -123,7 +123,8 @@ def build_pairs(
         crop_area=section.crop_area,
         crop_aspect=section.crop_aspect,
         colour_jitter=section.colour_jitter,
-        fit=preprocessing.fit,
+        # A random crop is stretched, as by everybody; to cut its centre out would crop it again.
+        fit="squash" if section.crop else preprocessing.fit,
         pad_value=preprocessing.pad_value,
     )
     side = input_side(preprocessing)

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from owlkit.build.paths import filled_in
 from owlkit.config import DualEncoderSection, ModelSection, TextSection, VisionSection
-from owlkit.encoders.hub import load_exactly, resolve_folder
+from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, resolve_folder
 from owlkit.encoders.initialization import init_clip_text, init_clip_vision
 from owlkit.encoders.pretrained import load_vision_tower, published_colours, read_colours
 from owlkit.encoders.siglip_text import CONTEXT_LENGTH as SIGLIP_CONTEXT_LENGTH
@@ -22,7 +22,7 @@ from owlkit.encoders.text import (
 from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError
-from owlkit.geometry import CLIP_MEAN, CLIP_STD, RGB, Preprocessing
+from owlkit.geometry import CLIP_MEAN, CLIP_STD, RGB, Preprocessing, owlvit_preprocessing
 from owlkit.models import DualEncoder, OwlDetector
 
 SectionT = TypeVar("SectionT", ModelSection, DualEncoderSection)
@@ -146,6 +146,16 @@ def fit_context(
     return text
 
 
+def prepare_text(text: TextTower, section: TextSection) -> None:
+    """Sets what only matters in training."""
+    text.drop_path = section.drop_path
+    if section.gradient_checkpointing:
+        # The name changed between the releases of transformers that owlkit takes.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(name for name in names if hasattr(text.model, name))
+        getattr(text.model, enable)({"use_reentrant": False})
+
+
 def build_preprocessing(
     config: ModelSection | DualEncoderSection,
     vision: VisionTower,
@@ -170,6 +180,22 @@ def build_preprocessing(
         pad_value=own.pad_value if section.pad_value is None else section.pad_value,
         mean=section.mean or mean,
         std=section.std or std,
+    )
+
+
+def own_preprocessing(section: VisionSection, tower: VisionTower) -> Preprocessing:
+    """What an image tower was trained on, or, with random weights, will be.
+
+    A folder of owlkit's says so. Other trained towers have seen the centre of pictures.
+    """
+    if section.weights == "random":
+        return owlvit_preprocessing(tower.image_size, "scenic")
+    if section.weights != "hub":
+        folder = resolve_folder(section.weights)
+        if (folder / MANIFEST).is_file():
+            return Preprocessing.from_dict(read_json(folder / MANIFEST)["preprocessing"])
+    return Preprocessing(
+        size=tower.image_size, fit="crop", resample="bicubic", mean=CLIP_MEAN, std=CLIP_STD
     )
 
 

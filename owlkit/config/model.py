@@ -87,14 +87,14 @@ class TextSection(Section):
     49408 without a tokenizer."""
 
     context_length: int | None = Field(default=None, ge=2)
-    """Longest query in tokens, start and end token included; null keeps a detector's, takes
-    OWL-ViT's 16 for other CLIP text towers (CLIP itself has 77) and all that others have. CLIP's
-    can be shortened, SigLIP's is fixed, and none can be exceeded."""
+    """Longest text in tokens, start and end token included; null keeps a detector's, takes
+    OWL-ViT's 16 for a detector on other CLIP text towers (CLIP itself, and its pretraining, has 77)
+    and all that others have. CLIP's can be shortened, SigLIP's is fixed, none can be exceeded."""
 
     embed_width: int | None = Field(default=None, ge=1)
     """Width of the embedding space shared with the image tower; null keeps the one that belongs to
-    `weights` with its projection, if any, and takes 512 for random weights. With `weights`, any
-    other width adds a new projection with random weights, in place of a trained one."""
+    `weights` with its projection, if any, and takes 512 for random weights. With `weights`, a width
+    makes a new projection with random weights, unless there is a trained one of that width."""
 
     activation: Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"] = "quick_gelu"
     """Activation in the blocks. OpenAI's CLIP weights need `quick_gelu`; a wrong choice costs
@@ -116,10 +116,15 @@ class TextSection(Section):
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Largest stochastic-depth rate; it rises linearly from 0 at the first block. OWL-ViT: 0.1."""
 
+    gradient_checkpointing: bool = False
+    """Recompute the blocks in the backward pass: less memory, about a third more time."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.architecture == "siglip" and self.pool not in (None, "last"):
+            raise ValueError(f"architecture siglip reads its last position; pool is {self.pool}")
         if self.weights is not None:
             decided = ("architecture", "width", "depth", "heads", "vocab_size", "activation")
             refuse_changed(self, decided, decided_by="weights")
@@ -147,7 +152,8 @@ class PreprocessingSection(Section):
 
     fit: Literal["squash", "pad", "crop"] | None = None
     """How a picture becomes square, in training and in use: `squash` stretches it, `pad` adds to
-    the right and bottom, `crop` cuts the centre; null keeps a detector's, and pads without one."""
+    the right and bottom, `crop` cuts the centre; null keeps a detector's, and pads without one.
+    In pretraining, null keeps that of trained weights."""
 
     resample: Literal["bicubic", "gaussian", "bilinear"] | None = None
     """Resize filter in use; `gaussian` blurs before a linear resize, as OWLv2's processor does;

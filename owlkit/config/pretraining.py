@@ -173,9 +173,10 @@ class ContrastiveLossSection(Section):
     """CLIP's softmax over the batch, SigLIP's sigmoid of each pair with a learned bias, or the
     triplet loss with a margin."""
 
-    logit_scale: float | None = Field(default=None, gt=0.0, le=100.0)
-    """Factor of the cosines at the start; null keeps that of `model.init_from`, and takes 1/0.07,
-    or SigLIP's 10, without it."""
+    logit_scale: float | None = Field(default=None, gt=0.0)
+    """Factor of the cosines at the start, which learns and stays below 100 or, if larger, this
+    value; null keeps that of `model.init_from`, and takes 1/0.07 without it. SigLIP takes 10 unless
+    it starts from a SigLIP."""
 
     logit_bias: float | None = None
     """Added to SigLIP's logits at the start; null keeps that of `model.init_from`, and takes

@@ -12,6 +12,8 @@ from owlkit.errors import DatasetError, MissingDependencyError
 
 _FILE_COLUMNS = ("file", "filepath")
 _CAPTION_COLUMNS = ("captions", "caption", "title")
+# With or without the sign that some programs put before UTF-8.
+_ENCODING = "utf-8-sig"
 _EXPECTED_COLUMNS = "a column `file` (or `filepath`) and one `caption` (or `captions`, `title`)"
 
 
@@ -77,7 +79,7 @@ def read_captioned_images(
             f"found {captions.suffix!r}"
         )
     try:
-        records = list(read(captions))
+        records = [_checked(record) for record in read(captions)]
     except UnicodeDecodeError as error:
         raise DatasetError(f"{captions}: expected text in UTF-8, found {error}") from error
     if not records:
@@ -87,6 +89,19 @@ def read_captioned_images(
     found = _as_images(records, images, join=captions.suffix.lower() != ".jsonl")
     _check_files(found, captions)
     return found
+
+
+def _checked(record: _Record) -> _Record:
+    """Refuses what JSON can hold though it is no text: halves of characters."""
+    for text in record.captions:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(
+                f"{record.where}: expected captions that are text, found half of a character (a "
+                f"lone surrogate) in {ascii(text)[:80]}"
+            ) from error
+    return record
 
 
 def _of_split(records: Iterable[_Record], split: str, captions: Path) -> list[_Record]:
@@ -134,10 +149,11 @@ def _check_files(images: tuple[CaptionedImage, ...], captions: Path) -> None:
 
 
 def _read_json_lines(path: Path) -> Iterator[_Record]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _parse_line(line, where=f"{path}:{number}")
+    # Not `splitlines`: it also ends lines where JSON does not, as at U+2028.
+    with path.open(encoding=_ENCODING) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _parse_line(line.rstrip("\n"), where=f"{path}:{number}")
 
 
 def _parse_line(line: str, *, where: str) -> _Record:
@@ -155,15 +171,14 @@ def _parse_line(line: str, *, where: str) -> _Record:
 
 
 def _read_table(path: Path) -> Iterator[_Record]:
-    # newline="": line breaks inside quotes belong to the caption. The sign that some programs put
-    # before UTF-8 is none of the first column's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    # newline="": line breaks inside quotes belong to the caption.
+    with path.open(encoding=_ENCODING, newline="") as file:
         header = file.readline()
         file.seek(0)
         tabs = path.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
         reader = csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True)
-        columns = _columns(reader.fieldnames or (), where=f"{path}:1")
         try:
+            columns = _columns(reader.fieldnames or (), where=f"{path}:1")
             for row in reader:
                 yield _parse_row(row, columns, where=f"{path}:{reader.line_num}")
         except csv.Error as error:
@@ -216,7 +231,7 @@ def _read_parquet(path: Path) -> Iterator[_Record]:
 
 def _read_coco(path: Path) -> Iterator[_Record]:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding=_ENCODING))
         files = {image["id"]: image["file_name"] for image in content["images"]}
         annotations = list(content["annotations"])
     except UnicodeDecodeError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from owlkit.data.reading import read_rgb
 from owlkit.errors import DatasetError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# What the reader raises for a file that is cut off, packed otherwise, or something else.
+_DAMAGE = (OSError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile, ZlibError)
 _ARRAYS = "`images` uint8 [N, H, W, 3] or [N, H, W] and `labels` [N]"
 
 
@@ -69,11 +72,14 @@ class ClassImages:
         names: What the classes are called, C of them.
         labels: Class of each image, int64 [N], in [0, C).
         source: Gives the pictures.
+        keys: What the classes are called in the data, whatever ``names`` says; empty where the data
+            does not say.
     """
 
     names: tuple[str, ...]
     labels: NDArray[np.int64]
     source: ImageReader
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -128,7 +134,8 @@ def _read_folder(path: Path, names: Sequence[str] | None) -> ClassImages:
             f"{path}: expected images in the folder of each of {len(folders)} classes, found none "
             f"in {len(empty)}: {', '.join(empty[:5])}"
         )
-    called = tuple(folder.name for folder in folders) if names is None else tuple(names)
+    keys = tuple(folder.name for folder in folders)
+    called = keys if names is None else tuple(names)
     if len(called) != len(folders):
         raise DatasetError(
             f"{path}: expected a name for each of {len(folders)} folders, found {len(called)} names"
@@ -137,6 +144,7 @@ def _read_folder(path: Path, names: Sequence[str] | None) -> ClassImages:
         names=called,
         labels=np.repeat(np.arange(len(folders)), [len(found) for found in images]),
         source=ImageFiles(tuple(file for found in images for file in found)),
+        keys=keys,
     )
 
 
@@ -159,17 +167,18 @@ def _read_arrays(path: Path, names: Sequence[str] | None) -> ClassImages:
             f"{path}: expected {_ARRAYS}, found labels {labels.dtype} {list(labels.shape)} for "
             f"{len(images)} images"
         )
+    keys = tuple(map(str, arrays["label_names"].ravel())) if "label_names" in arrays else ()
     if names is None:
         if "label_names" not in arrays:
             raise DatasetError(f"{path}: expected `label_names`, found {', '.join(arrays)}")
-        names = [str(name) for name in arrays["label_names"].ravel()]
+        names = keys
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= len(names):
         raise DatasetError(
             f"{path}: expected labels from 0 to {len(names) - 1}, one for each name; "
             f"found {lowest} to {highest}"
         )
-    return ClassImages(tuple(names), labels.astype(np.int64), ImageArray(path, images))
+    return ClassImages(tuple(names), labels.astype(np.int64), ImageArray(path, images), keys)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
@@ -178,7 +187,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         # Pickled objects could run code.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
+    except _DAMAGE as error:
         raise DatasetError(f"{path}: expected an .npz with {_ARRAYS}, found: {error}") from error
     if not {"images", "labels"} <= arrays.keys():
         raise DatasetError(f"{path}: expected {_ARRAYS}, found {', '.join(arrays) or 'nothing'}")

@@ -30,7 +30,7 @@ _SHARDS, _SAMPLES = 1, 2
 class ShardReader:
     """The undecoded examples of a data set that one reader gets, without end.
 
-    Iterating begins anew with the first epoch; equal arguments give equal examples.
+    Each call of :meth:`samples` begins anew; equal arguments give equal examples.
 
     Attributes:
         shards: Of the data set, at least one.
@@ -47,18 +47,49 @@ class ShardReader:
     reader: int = 0
     readers: int = 1
     shuffle_buffer: int = 1000
+    _readable: dict[int, bytes] = field(default_factory=dict, init=False)
     _faults: list[Fault] = field(default_factory=list, init=False)
     _reported: set[str] = field(default_factory=set, init=False)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def samples(self, skip: int = 0) -> Iterator[Sample]:
         """Yields samples, each with the faults that were met since the one before.
+
+        Args:
+            skip: So many are left out at the beginning. To find the place, no shard is read more
+                often than once before the epoch in which it lies: what is damaged in a shard, and
+                so the number of its examples, is the same every time.
 
         Raises:
             DatasetError: If nothing can be read.
         """
+        epoch, place = self._find(skip)
+        return islice(self._from(epoch), place, None)
+
+    def _find(self, place: int) -> tuple[int, int]:
+        """The epoch that a sample is in, and how many of this epoch come before it.
+
+        The epoch may also be an earlier one: one without any example, and one that ends just before
+        the sample, whose last faults are named with it.
+        """
+        for epoch in count():
+            size = 0
+            for shard, turn, of in self._shares(epoch):
+                if shard not in self._readable:
+                    found = read_shard(self.shards[shard])
+                    self._readable[shard] = bytes(isinstance(one, Sample) for one in found)
+                size += sum(self._readable[shard][turn::of])
+                if size >= place:
+                    return epoch, place
+            if not size:
+                return epoch, place
+            place -= size
+        raise AssertionError("epochs do not end")
+
+    def _from(self, first: int) -> Iterator[Sample]:
+        """All samples from an epoch on."""
         self._faults.clear()
         empty = 0
-        for epoch in count():
+        for epoch in count(first):
             empty += 1
             for sample in self.epoch(epoch):
                 yield replace(sample, faults=tuple(fault.where for fault in self._faults))
@@ -68,10 +99,13 @@ class ShardReader:
                 raise self._nothing_found()
 
     def _nothing_found(self) -> DatasetError:
-        last = f", the last one {self._faults[-1].where}: {self._faults[-1].reason}"
+        found = "nothing in them"
+        if self._faults:
+            last = self._faults[-1]
+            count = f"{len(self._faults)} faults one after another"
+            found = f"{count}, the last one {last.where}: {last.reason}"
         return DatasetError(
-            f"{self.shards[0]} and others: expected images with captions, found {len(self._faults)}"
-            f" faults one after another{last if self._faults else ''}"
+            f"{self.shards[0]} and others: expected images with captions, found {found}"
         )
 
     def epoch(self, epoch: int) -> Iterator[Sample]:
@@ -91,23 +125,23 @@ class ShardReader:
 
     def _in_order(self, epoch: int) -> Iterator[Sample]:
         """This reader's share of an epoch, shard by shard."""
+        for shard, turn, of in self._shares(epoch):
+            for found in islice(read_shard(self.shards[shard]), turn, None, of):
+                if isinstance(found, Sample):
+                    yield found
+                else:
+                    self._note(found)
+
+    def _shares(self, epoch: int) -> Iterator[tuple[int, int, int]]:
+        """Shards and which of their examples: those whose number mod ``of`` is ``turn``."""
         order = self._order(epoch)
         whole = len(order) // self.readers * self.readers
         for shard in order[self.reader : whole : self.readers]:
-            yield from self._samples(shard, turn=0, of=1)
+            yield shard, 0, 1
         for shard in order[whole:]:
             # Not the same examples each epoch, so that even a shard that holds fewer than there
             # are readers has something for everybody in the end.
-            turn = (self.reader + shard + epoch) % self.readers
-            yield from self._samples(shard, turn=turn, of=self.readers)
-
-    def _samples(self, shard: int, *, turn: int, of: int) -> Iterator[Sample]:
-        """The examples of a shard whose number leaves ``turn`` when divided by ``of``."""
-        for found in islice(read_shard(self.shards[shard]), turn, None, of):
-            if isinstance(found, Sample):
-                yield found
-            else:
-                self._note(found)
+            yield shard, (self.reader + shard + epoch) % self.readers, self.readers
 
     def _order(self, epoch: int) -> list[int]:
         generator = np.random.default_rng([self.seed, _SHARDS, self.number, epoch])

@@ -7,11 +7,13 @@ The members of an example have one name and differ in what follows its first dot
 
 import glob
 import json
+import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -27,6 +29,8 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 """What follows the dot of an image in a shard, in the order of preference."""
 
 _CHUNK = 1 << 20
+_PIPE = "pipe:"
+_NUMBERS = re.compile(r"(\{\d+\.\.\d+\})")
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ def find_shards(urls: Iterable[str]) -> tuple[str, ...]:
     Args:
         urls: Paths, ``pipe:`` and a command that writes a tar file to its output, or what else
             webdataset opens. Braces (``shard-{000..013}.tar``) are expanded; in paths, so are
-            ``*``, ``?`` and ``[...]``. A command is given to the shell as it is: only take it from
-            whom you would let run commands.
+            ``*``, ``?`` and ``[...]``, unless there is a file of this very name. A command is given
+            to the shell as it is, but for braces with two numbers: only take it from whom you would
+            let run commands.
 
     Returns:
         At least one; what a pattern stands for is sorted.
@@ -73,7 +78,7 @@ def find_shards(urls: Iterable[str]) -> tuple[str, ...]:
     missing: list[str] = []
     for url in urls:
         try:
-            expanded = expand_urls(url)
+            expanded = _expand(url)
         except (AssertionError, ValueError) as error:  # a variable or braces, says webdataset
             raise DatasetError(f"{url}: expected shards, found: {error}") from error
         for shard in expanded:
@@ -88,10 +93,23 @@ def find_shards(urls: Iterable[str]) -> tuple[str, ...]:
     return tuple(shards)
 
 
+def _expand(url: str) -> list[str]:
+    """What braces stand for."""
+    if os.path.isfile(url):
+        return [url]
+    if not url.startswith(_PIPE):
+        expanded: list[str] = expand_urls(url)
+        return expanded
+    # Every second part is a range; the rest means something to the shell, not to webdataset.
+    parts = _NUMBERS.split(url)
+    choices = [expand_urls(part) if row % 2 else [part] for row, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in product(*choices)]
+
+
 def _matches(shard: str) -> list[str]:
-    if shard.startswith("pipe:") or "://" in shard or Path(shard).is_file():
+    if shard.startswith(_PIPE) or "://" in shard or os.path.isfile(shard):
         return [shard]
-    return sorted(path for path in glob.glob(shard, recursive=True) if Path(path).is_file())
+    return sorted(path for path in glob.glob(shard, recursive=True) if os.path.isfile(path))
 
 
 def read_shard(shard: str) -> Iterator[Sample | Fault]:
@@ -176,7 +194,9 @@ def _texts(members: Mapping[str, Any]) -> tuple[str, ...]:
         fields = content if isinstance(content, dict) else {}
         found = fields.get("captions", fields.get("caption"))
     texts = found if isinstance(found, list) else [found]
-    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    whole = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    "".join(whole).encode()  # JSON can hold halves of characters, which no tokenizer takes
+    return whole
 
 
 def decode_image(sample: Sample) -> NDArray[np.uint8]:

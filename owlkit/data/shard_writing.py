@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def write_shards(
 
     Args:
         images: At least one.
-        out: Folder to make; it may be there if it is empty.
+        out: Folder to make; it may be there if it is empty, also as a link or a mount point.
         per_shard: Images in a shard; the last one may have fewer.
         seed: Of the order of the images, which is random.
         skip_unreadable: Leave out images that cannot be read, instead of refusing.
@@ -65,16 +66,22 @@ def write_shards(
             f"expected images and a positive number of them per shard; found {len(images)} images "
             f"and {per_shard}"
         )
+    out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DatasetError(f"{out}: expected a folder to make, found something there")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.part")
-    scratch.mkdir()
+    # A folder that is there may be a mount point, which nothing can be put in the place of.
+    inside = out.is_dir()
+    scratch = (out if inside else out.parent) / f".{out.name}.{os.getpid()}.{token_hex(4)}.part"
+    scratch.mkdir(parents=True)
     try:
         written = _write(images, scratch, per_shard, seed, skip_unreadable)
         sizes = json.dumps(written.sizes, indent=1) + "\n"
         (scratch / "sizes.json").write_text(sizes, encoding="utf-8")
-        scratch.replace(out)
+        if inside:
+            for name in (*written.sizes, "sizes.json"):
+                (scratch / name).replace(out / name)
+        else:
+            scratch.replace(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return written

@@ -4,7 +4,8 @@ Shapes: B pairs, S side of the model input in pixels.
 """
 
 import logging
-from collections import deque
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -89,7 +90,7 @@ class ShardStream:
         self.shuffle_buffer = shuffle_buffer
         # Up to which random number in [0, 1) a pair is from each source.
         limits = np.cumsum([source.weight for source in sources])
-        self._limits = limits / limits[-1]
+        self._limits: list[float] = (limits / limits[-1]).tolist()
         self._reported: set[str] = set()
 
     def pairs(self, reader: int = 0, readers: int = 1, *, skip: int = 0) -> Iterator[Pair]:
@@ -98,30 +99,33 @@ class ShardStream:
         Args:
             reader: Its number, from 0.
             readers: How many there are.
-            skip: So many pairs are left out at the beginning: shards are read, nothing is decoded.
+            skip: So many pairs are left out at the beginning: each shard is read once at most for
+                the epochs that are over, then the last epoch up to the place; nothing is decoded.
 
         Raises:
             DatasetError: While iterating, if nothing can be read.
         """
-        samples = self._samples(reader, readers)
+        samples = self._samples(reader, readers, skip)
         coming: deque[Sample] = deque()
-        for number in count():
+        for number in count(skip):
             if not coming:
                 coming.append(next(samples))
-            if number >= skip:
-                generator = np.random.default_rng([self.seed, _PAIRS, reader, number])
-                yield self._pair(coming, samples, generator)
+            generator = np.random.default_rng([self.seed, _PAIRS, reader, number])
+            yield self._pair(coming, samples, generator)
             coming.popleft()
 
-    def _samples(self, reader: int, readers: int) -> Iterator[Sample]:
+    def _samples(self, reader: int, readers: int, skip: int) -> Iterator[Sample]:
         """Undecoded examples of all sources, by their weights."""
+        generator = np.random.default_rng([self.seed, _TURNS, reader])
+        turns = (bisect_right(self._limits, generator.random()) for _ in count())
+        done = Counter(islice(turns, skip))
         sources = [
-            iter(ShardReader(shards, self.seed, number, reader, readers, self.shuffle_buffer))
+            ShardReader(shards, self.seed, number, reader, readers, self.shuffle_buffer).samples(
+                done[number]
+            )
             for number, shards in enumerate(self.shards)
         ]
-        turns = np.random.default_rng([self.seed, _TURNS, reader])
-        while True:
-            source = int(np.searchsorted(self._limits, turns.random(), side="right"))
+        for source in turns:
             yield next(sources[source])
 
     def _pair(
@@ -188,9 +192,10 @@ def build_shard_loader(
 
     The batches depend on the stream, the plan and, unlike those of
     :func:`owlkit.data.loader.build_loader`, on the numbers of processes and workers. With the same
-    numbers, a run that starts at a later step gets what it would have got without the interruption;
-    to find the place, the shards are read again from the first epoch on, without decoding. With
-    workers, a script must start its work under ``if __name__ == "__main__":``.
+    numbers, a run that starts at a later step gets what it would have got without the interruption,
+    provided that commands (``pipe:``) give the same again. To find the place, each worker reads
+    each shard once at most to count its examples, without decoding, then what it had of the last
+    epoch. With workers, a script must start its work under ``if __name__ == "__main__":``.
 
     Args:
         stream: Makes the pairs.

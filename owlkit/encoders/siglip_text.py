@@ -6,6 +6,7 @@ from owlkit.encoders.text import TextTower
 
 VOCAB_SIZE = 32000
 CONTEXT_LENGTH = 64
+_PADDING = 1
 
 
 def create_siglip_text_tower(
@@ -40,5 +41,9 @@ def create_siglip_text_tower(
         max_position_embeddings=context_length,
         hidden_act=activation,
         projection_size=embed_width,
+        pad_token_id=_PADDING,
+        # One token ends texts and fills rows up.
+        eos_token_id=_PADDING,
+        bos_token_id=None,
     )
-    return TextTower(SiglipTextModel(config), pool="last", pad_token_id=config.pad_token_id)
+    return TextTower(SiglipTextModel(config), pool="last", pad_token_id=_PADDING)

@@ -79,8 +79,11 @@ class TextTower(nn.Module):
             )
         self.model: Any
         self.model = model
+        # What is never read would be waited for by processes that exchange gradients.
         if pool in ("cls", "mean") and hasattr(self.model, "pooler"):
-            self.model.pooler = None  # never read; without it every weight has a gradient
+            self.model.pooler = None
+        if pool != "last" and isinstance(model, SiglipTextModel):
+            self.model.head.requires_grad_(False)
         self.pool = pool
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
@@ -322,7 +325,7 @@ def load_text_tower(
         pool: Where the sentence vector is taken; None takes what belongs to the model: ``last`` for
             SigLIP, ``argmax`` for CLIP, ``mean`` for others.
         projection_width: E; None for the width that the folder has. Its own projection, if any, is
-            kept unless E is another width, for which there is a new, randomly initialised one.
+            kept unless E is another width; otherwise there is a new, randomly initialised one.
 
     Raises:
         CheckpointError: If it holds no text encoder.
@@ -334,7 +337,8 @@ def load_text_tower(
     pool = pool or own_pools.get(config.model_type, "mean")
     own_projection = _read_projection(folder)
     own_width = _pooled_width(model, pool) if own_projection is None else len(own_projection)
-    if projection_width == own_width:
+    is_trained = own_projection is not None or pool == "last"  # SigLIP's own head
+    if is_trained and projection_width == own_width:
         projection_width = None
     if projection_width is not None:
         own_projection = None

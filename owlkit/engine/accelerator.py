@@ -1,8 +1,11 @@
 """The devices and processes of a run, as accelerate sees them."""
 
+from datetime import timedelta
+
 from accelerate import (  # type: ignore[import-untyped]
     Accelerator,
     DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
 )
 from torch import nn
 
@@ -10,6 +13,11 @@ from owlkit.config import TrainSection
 from owlkit.errors import ConfigError
 
 _MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+# While the first process alone measures a model or computes what a locked tower says of all images,
+# the others wait. The 10 minutes that NCCL grants by default are too few for large data.
+_PATIENCE = timedelta(hours=6)
+# Subclasses do more: timm's BatchNormAct2d ends in an activation, which torch's conversion drops.
+_PLAIN_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def create_accelerator(train: TrainSection, *, cpu: bool = False) -> Accelerator:
@@ -23,7 +31,11 @@ def create_accelerator(train: TrainSection, *, cpu: bool = False) -> Accelerator
         ConfigError: If the devices do not have that precision, or a batch cannot be shared.
     """
     try:
-        accelerator = Accelerator(mixed_precision=_MIXED_PRECISION[train.precision], cpu=cpu)
+        accelerator = Accelerator(
+            mixed_precision=_MIXED_PRECISION[train.precision],
+            cpu=cpu,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        )
     except ValueError as error:
         raise ConfigError(f"train.precision {train.precision}: {error}") from error
     if train.precision != "float32" and not accelerator.native_amp:
@@ -54,8 +66,22 @@ def share_of_batch(train: TrainSection, accelerator: Accelerator) -> int:
 
 
 def prepare_task(task: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The task on its device, in its precision, and joined with its copies elsewhere."""
+    """The task on its device, in its precision, and joined with its copies elsewhere.
+
+    On several GPUs batch norms take the statistics of the whole batch, not of one process's share.
+    """
+    # Torch has synchronised batch norms for GPUs only.
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        _synchronise_batch_norms(task)
     unused = bool(getattr(task, "find_unused_parameters", False))
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
     prepared: nn.Module = accelerator.prepare_model(task)
     return prepared
+
+
+def _synchronise_batch_norms(task: nn.Module) -> None:
+    """Replaces batch norms in training mode; weights, names and frozen towers stay as they are."""
+    for module in list(task.modules()):
+        for name, child in module.named_children():
+            if type(child) in _PLAIN_BATCH_NORMS and child.training:
+                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))

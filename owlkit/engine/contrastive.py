@@ -23,6 +23,8 @@ from owlkit.structures import PairBatch
 
 # The factor may not pass 100, as in CLIP, 2021, https://arxiv.org/abs/2103.00020, section 2.5.
 _LARGEST_LOGIT_SCALE = math.log(100)
+# Images whose nearest text is sought at a time: a table of all pairs need never exist.
+_CHUNK_SIZE = 256
 
 
 class ContrastiveTask(nn.Module):
@@ -77,6 +79,9 @@ class ContrastiveTask(nn.Module):
         self.accumulation = accumulation
         self.simclr = simclr
         self.simclr_weight = simclr_weight
+        # Published SigLIPs are above it: weights that come calibrated start at what they know. The
+        # start is the same in a run that resumes, whose weights are loaded into the built task.
+        self._largest_logit_scale = max(_LARGEST_LOGIT_SCALE, model.logit_scale.item())
         colours = torch.tensor([model.preprocessing.mean, model.preprocessing.std])
         self.register_buffer("colours", colours[:, :, None, None] * 255, persistent=False)
 
@@ -129,9 +134,12 @@ class ContrastiveTask(nn.Module):
 
     @torch.no_grad()
     def constrain_weights(self) -> None:
-        """Keeps the temperature factor in [1, 100], unless it is frozen."""
+        """Keeps the temperature factor at 1 or more, unless it is frozen, and at 100 or less.
+
+        If it began above 100, that is the most.
+        """
         if self.model.logit_scale.requires_grad:
-            self.model.logit_scale.clamp_(0, _LARGEST_LOGIT_SCALE)
+            self.model.logit_scale.clamp_(0, self._largest_logit_scale)
 
     @property
     def _loss_parameters(self) -> list[nn.Parameter]:
@@ -188,7 +196,7 @@ class ContrastiveTask(nn.Module):
                 embeddings["first"], embeddings["second"], temperature=self.simclr.temperature
             )
             terms["loss"] = value + self.simclr_weight * terms["simclr"]
-        terms["accuracy"] = _accuracy(images.detach(), texts.detach(), identities)
+        terms["accuracy"] = _accuracy(images, texts, identities)
         if self.objective.scaled:
             terms["logit_scale"] = self.model.logit_scale.detach().exp()
         if self.model.logit_bias is not None:
@@ -196,7 +204,8 @@ class ContrastiveTask(nn.Module):
         return terms
 
 
+@torch.no_grad()
 def _accuracy(images: Tensor, texts: Tensor, identities: Tensor) -> Tensor:
     """Share of images whose nearest text of the batch means the same as their own."""
-    nearest = (images @ texts.mT).argmax(dim=1)
+    nearest = torch.cat([(rows @ texts.mT).argmax(dim=1) for rows in images.split(_CHUNK_SIZE)])
     return (identities[nearest] == identities).float().mean()

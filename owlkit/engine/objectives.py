@@ -50,7 +50,7 @@ def siglip_objective(chunk_size: int = 256) -> Objective:
     """One yes or no per pair; see :func:`~owlkit.losses.siglip_loss`.
 
     Args:
-        chunk_size: Images that are compared with all texts at a time; bounds the memory.
+        chunk_size: Texts that are compared with all images at a time; bounds the memory.
     """
 
     def compare(images: Tensor, texts: Tensor, model: DualEncoder, identities: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from owlkit.errors import ConfigError, QueryError
 from owlkit.losses.gather import gather_rows, row_positions
 
-_CHUNK_SIZE = 256
+CHUNK_SIZE = 256
+"""Rows that are compared with all others at a time, where nobody says otherwise."""
 
 
 def clip_loss(
@@ -64,7 +65,7 @@ def clip_loss(
     # The softmax of a half-precision row loses the small probabilities that the loss is about.
     with torch.autocast(images.device.type, enabled=False):
         losses = [
-            _sum_over_chunks(_choice, _CHUNK_SIZE, rows, identities, columns, all_identities, scale)
+            sum_over_chunks(_choice, CHUNK_SIZE, rows, identities, columns, all_identities, scale)
             for rows, columns in ((images, gather_rows(texts)), (texts, gather_rows(images)))
         ]
     return (losses[0] + losses[1]) / (2 * len(images))
@@ -77,7 +78,7 @@ def siglip_loss(
     logit_bias: Tensor,
     *,
     identities: Tensor | None = None,
-    chunk_size: int = 256,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     """Sigmoid cross-entropy of every pair of a batch by itself, as SigLIP [0] is trained.
 
@@ -118,7 +119,7 @@ def siglip_loss(
     scale, bias = logit_scale.to(images.dtype), logit_bias.to(images.dtype)
     texts, text_identities = gather_rows(texts), gather_rows(identities)
     with torch.autocast(images.device.type, enabled=False):
-        total = _sum_over_chunks(
+        total = sum_over_chunks(
             _agreement, chunk_size, texts, text_identities, images, identities, scale, bias
         )
     return total / len(images)
@@ -162,13 +163,21 @@ def pair_identities(identities: Tensor | None, rows: Tensor) -> Tensor:
     return identities.to(rows.device)
 
 
-def _sum_over_chunks(
-    term: Callable[..., Tensor], size: int, rows: Tensor, identities: Tensor, *others: Tensor
+def sum_over_chunks(
+    term: Callable[..., Tensor], size: int, rows: Tensor, labels: Tensor, *others: Tensor
 ) -> Tensor:
-    """Sums ``term(rows, identities, *others)`` over chunks; the backward pass makes each again."""
+    """Sums a term over chunks of rows; the backward pass makes each chunk again.
+
+    Args:
+        term: Takes rows [C, E], their labels and the others; returns the sum over these rows [].
+        size: C, at least 1.
+        rows: [b, E].
+        labels: What ``term`` has to know of each row [b, ...].
+        others: What every chunk gets whole.
+    """
     if len(rows) <= size:
-        return term(rows, identities, *others)
-    chunks = zip(torch.split(rows, size), torch.split(identities, size), strict=True)
+        return term(rows, labels, *others)
+    chunks = zip(torch.split(rows, size), torch.split(labels, size), strict=True)
     sums = [
         checkpoint(term, *chunk, *others, use_reentrant=False, preserve_rng_state=False)
         for chunk in chunks

@@ -1,6 +1,9 @@
 """The loss of SimCLR [0]: a view must find the other view of its image among all views.
 
-Shapes: b images on each process, B images on all of them, F width of the projection head.
+Views are compared a chunk at a time, as in :mod:`owlkit.losses.contrastive`.
+
+Shapes: b images on each process, B images on all of them, C views of a chunk, F width of the
+projection head.
 
 - [0]: A Simple Framework for Contrastive Learning of Visual Representations, 2020,
   https://arxiv.org/abs/2002.05709
@@ -11,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from owlkit.errors import ConfigError
-from owlkit.losses.contrastive import widened_pairs
+from owlkit.losses.contrastive import CHUNK_SIZE, sum_over_chunks, widened_pairs
 from owlkit.losses.gather import gather_rows, row_positions
 
 
@@ -45,7 +48,22 @@ def nt_xent_loss(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> 
         raise ConfigError(f"expected a temperature above 0, found {temperature}")
     views = torch.cat(widened_pairs(first, second))  # [2 b, F]
     own = row_positions(views)
+    positions = torch.stack([own, own.roll(len(first))], dim=1)
     with torch.autocast(views.device.type, enabled=False):
-        logits = (views / temperature) @ gather_rows(views).mT  # [2 b, 2 B]
-        others = logits.scatter(1, own[:, None], -torch.inf)
-        return F.cross_entropy(others, own.roll(len(first)))
+        total = sum_over_chunks(
+            _choice, CHUNK_SIZE, views / temperature, positions, gather_rows(views)
+        )
+    return total / len(views)
+
+
+def _choice(views: Tensor, positions: Tensor, columns: Tensor) -> Tensor:
+    """Cross-entropy of views [C, F] that choose among columns [2 B, F]; the sum over the views [].
+
+    Args:
+        views: Divided by the temperature [C, F].
+        positions: Where among the columns a view itself is and the one to choose [C, 2].
+        columns: All views [2 B, F].
+    """
+    own, other = positions.unbind(dim=1)
+    logits = (views @ columns.mT).scatter_(1, own[:, None], -torch.inf)  # [C, 2 B]
+    return F.cross_entropy(logits, other, reduction="sum")

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from owlkit import DualEncoder
@@ -86,7 +88,9 @@ def test_a_clip_goes_on_as_it_is(clip: Path) -> None:
 
 def test_the_loss_decides_about_the_bias(clip: Path, tmp_path: Path) -> None:
     biased = build_dual_encoder(section(init_from=str(clip)), loss=SIGLIP, batch_size=8)
-    assert same(biased, DualEncoder.from_pretrained(clip), but=("logit_bias",))
+    source = DualEncoder.from_pretrained(clip)
+    assert same(biased, source, but=("logit_bias", "logit_scale"))
+    assert biased.logit_scale.exp().item() == pytest.approx(10)
     assert biased.logit_bias is not None
     assert biased.logit_bias.item() == pytest.approx(-math.log(7))
     with torch.no_grad():
@@ -114,11 +118,52 @@ def test_a_published_siglip_goes_on(tmp_path: Path) -> None:
     assert same(model, DualEncoder.from_pretrained(tmp_path))
 
 
+def test_a_trained_image_tower_sees_what_it_was_trained_on(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"depth": 1, "img_size": 32}
+    folder, tower = tmp_path / "timm", timm.create_model("vit_tiny_patch16_224", **small)
+    tower.pretrained_cfg = {**tower.pretrained_cfg, "input_size": (3, 32, 32)}
+    save_for_hf(tower, folder, model_args=small, safe_serialization=True)
+    text = {"width": 32, "depth": 1, "heads": 2, "embed_width": 16, "vocab_size": 300}
+    own = build_dual_encoder(section(vision={"weights": str(folder)}, text=text)).preprocessing
+    assert (own.fit, own.resample) == ("crop", "bicubic")
+    assert own.mean == pytest.approx((0.5, 0.5, 0.5))
+    stated = {"fit": "squash"}
+    other = section(vision={"weights": str(folder)}, text=text, preprocessing=stated)
+    assert build_dual_encoder(other).preprocessing.fit == "squash"
+    assert build_dual_encoder(section(vision=VISION, text=text)).preprocessing.fit == "pad"
+
+
+def test_recomputed_text_blocks_have_the_same_gradients_from_less_memory() -> None:
+    gradients = []
+    kept = [0, 0]
+    for recompute in (False, True):
+        text = {"width": 32, "depth": 2, "heads": 2, "embed_width": 16, "vocab_size": 300}
+        text |= {"drop_path": 0.5, "gradient_checkpointing": recompute}
+        model = build_dual_encoder(section(vision=VISION, text=text))
+        assert model.text.model.is_activation_checkpointing == recompute
+        torch.manual_seed(1)
+        ids = torch.arange(1, 25).reshape(2, 12)
+        ids[:, -1] = 299
+
+        def count(tensor: torch.Tensor, side: int = int(recompute)) -> torch.Tensor:
+            kept[side] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            embeds = model.encode_text(ids)
+        embeds.sum().backward()
+        gradients.append({name: value.grad for name, value in model.text.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    assert kept[1] < kept[0] / 2
+
+
 def test_a_text_tower_of_transformers_beside_any_image_tower(tmp_path: Path) -> None:
     bert = BertModel(BertConfig(**SMALL_BERT))
     bert.save_pretrained(tmp_path)
     text = {"weights": str(tmp_path), "pool": "cls", "embed_width": 32}
     model = build_dual_encoder(section(vision=VISION, text=text, image_projection=False))
+    assert isinstance(model.text.projection, torch.nn.Linear), "LiT learns a head on BERT"
     state = model.text.model.state_dict()
     trained = {name: value for name, value in bert.state_dict().items() if "pooler" not in name}
     assert trained.keys() == state.keys()

@@ -186,6 +186,11 @@ PER_EXAMPLE = "Set both to per_example, or neither"
         ),
         (DetectorConfig, {"train": {"early_stopping": 3}}, "train.early_stopping needs data to"),
         (DetectorConfig, {"eval": {"split": "x"}}, "eval.split needs data to measure on"),
+        (
+            ContrastiveConfig,
+            {"model": {"text": {"architecture": "siglip", "pool": "mean"}}},
+            "siglip reads its last position; pool is mean",
+        ),
         (ContrastiveConfig, {"train": {"early_stopping": 3}}, "data.val_captions.captions or"),
         (DetectorConfig, {"train": {"steps": 1000}}, "found 1000 \\+ 0 of 1000"),
         (

@@ -19,6 +19,7 @@ from owlkit.errors import ConfigError, DatasetError
 from owlkit.losses import clip_loss, nt_xent_loss, siglip_loss, triplet_loss
 from owlkit.structures import PairBatch
 from tests.engine.toy import make_dual_encoder, make_trainer, pair_batch
+from tests.losses.test_memory import MemoryMeter
 
 
 def pixels(task: ContrastiveTask, images: Tensor) -> Tensor:
@@ -62,6 +63,26 @@ def test_an_equal_caption_is_a_hit(tokenizer_folder: Path) -> None:
     task.model.encode_strings = lambda _: texts
     task.model.project_pooled = lambda _: texts[[0, 0, 2, 3, 4]]
     assert task(batch)["accuracy"] == pytest.approx(0.8)
+
+
+def test_a_step_makes_no_table_of_all_pairs(tokenizer_folder: Path) -> None:
+    """Neither does what is only logged; and chunks find the nearest texts that the table has."""
+    model = make_dual_encoder(tokenizer_folder, logit_bias=True)
+    task, batch = ContrastiveTask(model, siglip_objective(chunk_size=50)), pair_batch(700)
+    generator = torch.Generator().manual_seed(0)
+    texts = nn.functional.normalize(torch.randn(700, 16, generator=generator), dim=1)
+    images = texts + 0.3 * torch.randn(700, 16, generator=generator)
+    images = nn.functional.normalize(images, dim=1).requires_grad_()
+    task.model.encode_strings = lambda _: texts
+    task.model.project_pooled = lambda _: images
+    with MemoryMeter() as meter:
+        terms = task(replace(batch, images=None, pooled=texts))
+        terms["loss"].backward()
+    assert meter.largest <= 256 * 700
+    nearest = (images @ texts.mT).argmax(dim=1)
+    expected = (batch.identities[nearest] == batch.identities).float().mean()
+    assert 0.3 < expected < 0.9
+    assert terms["accuracy"] == expected
 
 
 def test_slip_adds_the_loss_of_two_views(tokenizer_folder: Path) -> None:
@@ -148,7 +169,7 @@ def test_weights_without_a_gradient_are_announced(tokenizer_folder: Path) -> Non
         assert task.find_unused_parameters is expected
 
 
-@pytest.mark.parametrize(("start", "expected"), [(4.6, 4.60517), (0.001, 0.0)])
+@pytest.mark.parametrize(("start", "expected"), [(4.6, 4.60517), (4.765, 4.765), (0.001, 0.0)])
 def test_what_is_measured_and_saved_has_a_temperature_in_bounds(
     tokenizer_folder: Path, tmp_path: Path, start: float, expected: float
 ) -> None:
@@ -176,6 +197,17 @@ def test_what_is_measured_and_saved_has_a_temperature_in_bounds(
     trainer.optimizer.optimizer.register_step_pre_hook(push_outwards)
     trainer.fit()
     assert seen == pytest.approx([expected, expected], abs=1e-5)
+
+
+def test_a_run_that_resumes_keeps_the_bound_it_began_with(tokenizer_folder: Path) -> None:
+    """It starts from the same weights, into which those it had learned are loaded."""
+    model = make_dual_encoder(tokenizer_folder)
+    model.logit_scale.data.fill_(4.75)
+    task = ContrastiveTask(model, clip_objective())
+    for loaded, expected in ((4.7, 4.7), (4.8, 4.75)):
+        model.logit_scale.data.fill_(loaded)
+        task.constrain_weights()
+        assert float(model.logit_scale) == pytest.approx(expected)
 
 
 def test_a_frozen_temperature_stays_as_it_is(tokenizer_folder: Path) -> None:

@@ -1,13 +1,19 @@
 """Two processes on the CPU learn what one does, and agree when something goes wrong."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from owlkit.encoders import VisionTower
+from owlkit.engine import SimclrHead
+from owlkit.engine.accelerator import prepare_task
 from tests.engine.test_gradient_cache import (
     OBJECTIVES,
     assert_same,
@@ -21,15 +27,17 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
+import torch
 from safetensors.torch import save_file
 
+from owlkit.config import TrainSection
+from owlkit.engine import create_accelerator
 from owlkit.errors import TrainingError
 from tests.engine.test_gradient_cache import OBJECTIVES, make_task, trainer_gradients
 from tests.engine.toy import ToyLog, ToyTask, make_trainer, pair_batch, toy_batches
 
 folder = Path(sys.argv[1])
-accelerator = Accelerator(cpu=True)
+accelerator = create_accelerator(TrainSection(batch_size=8), cpu=True)
 rank = accelerator.process_index
 
 
@@ -64,6 +72,8 @@ def run(name, settings):
 
 
 found = {name: run(name, settings) for name, settings in json.loads(sys.argv[2]).items()}
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+found["hours"] = group.options._timeout.total_seconds() / 3600
 (folder / f"rank{rank}.json").write_text(json.dumps(found))
 share = pair_batch(64)[32 * rank : 32 * rank + 32]
 for name in ("clip", "siglip"):
@@ -132,3 +142,54 @@ def test_parts_in_two_processes_are_one_batch(
     expected = trainer_gradients(task, pair_batch(64), tmp_path, parts=1)
     for rank in range(2):
         assert_same(load_file(two_processes[0] / f"{name}-{rank}.safetensors"), expected)
+
+
+def test_others_wait_for_hours_while_the_first_process_measures(
+    two_processes: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    """Torch's own patience ends within half an hour, and the run with it."""
+    assert [rank["hours"] for rank in two_processes[1]] == [6, 6]
+
+
+class TwoTowers(nn.Module):
+    """A learning ResNet, a frozen one, one whose norms end in an activation, and SimCLR's head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learning = VisionTower("resnet18", image_size=32)
+        self.frozen = VisionTower("resnet18", image_size=32).requires_grad_(False).eval()
+        self.active = VisionTower("mobilenetv3_small_050", image_size=32)
+        self.simclr = SimclrHead(8, hidden_width=8, width=8)
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "synchronised"),
+    [(2, "cuda", {"learning", "simclr"}), (2, "cpu", set()), (1, "cuda", set())],
+)
+def test_batch_norms_that_learn_are_synchronised(
+    processes: int, device: str, synchronised: set[str]
+) -> None:
+    """On one process they compute what they did, so nothing but the statistics can have changed."""
+    accelerator: Any = SimpleNamespace(
+        num_processes=processes, device=torch.device(device), prepare_model=lambda task: task
+    )
+    task = TwoTowers()
+    before, weights = deepcopy(task), dict(task.named_parameters())
+    prepare_task(task, accelerator)
+    kinds = {
+        name: isinstance(module, nn.SyncBatchNorm)
+        for name, module in task.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
+    assert len(kinds) == 20 + 20 + 34 + 2
+    for name, kind in kinds.items():
+        assert kind is (name.partition(".")[0] in synchronised), name
+    assert list(task.state_dict()) == list(before.state_dict())
+    assert all(weight is weights[name] for name, weight in task.named_parameters())
+    images, vectors = torch.randn(2, 3, 32, 32), torch.randn(4, 8)
+    for tower in ("learning", "frozen", "active"):
+        expected = before.get_submodule(tower)(images).pooled
+        assert torch.equal(task.get_submodule(tower)(images).pooled, expected)
+    assert torch.equal(task.simclr(vectors), before.simclr(vectors))
+    for name, value in deepcopy(task).eval().state_dict().items():
+        assert torch.equal(value, before.state_dict()[name]), name

@@ -39,6 +39,18 @@ def test_loss_is_that_of_algorithm_1(temperature, count):
     assert loss.item() == pytest.approx(slow_nt_xent(*views, temperature), rel=1e-12)
 
 
+def test_chunks_have_the_gradients_of_the_whole_table():
+    """600 views are more than two chunks; no view may meet itself in any of them."""
+    first, second = (side.requires_grad_() for side in random_views(300))
+    loss = nt_xent_loss(first, second, temperature=0.2)
+    views = torch.cat([first, second])
+    logits = (views @ views.mT / 0.2).masked_fill(torch.eye(600, dtype=torch.bool), -torch.inf)
+    expected = F.cross_entropy(logits, torch.arange(600).roll(300))
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (torch.autograd.grad(value, [first, second]) for value in (loss, expected))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_gradient_is_that_of_its_slope():
     leaves = [side.requires_grad_() for side in random_views(5)]
     assert torch.autograd.gradcheck(nt_xent_loss, leaves)
