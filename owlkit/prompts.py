@@ -177,6 +177,42 @@ _BY_DOMAIN = {
     "flowers": ("a photo of a {}, a type of flower.",),  # Flowers102
     "food": ("a photo of {}, a type of food.",),  # Food101
     "histopathology": ("this is a photo of {}",),  # PCam
+    "objects": (  # Caltech101
+        "a photo of a {}.",
+        "a painting of a {}.",
+        "a plastic {}.",
+        "a sculpture of a {}.",
+        "a sketch of a {}.",
+        "a tattoo of a {}.",
+        "a toy {}.",
+        "a rendition of a {}.",
+        "a embroidered {}.",
+        "a cartoon {}.",
+        "a {} in a video game.",
+        "a plushie {}.",
+        "a origami {}.",
+        "art of a {}.",
+        "graffiti of a {}.",
+        "a drawing of a {}.",
+        "a doodle of a {}.",
+        "a photo of the {}.",
+        "a painting of the {}.",
+        "the plastic {}.",
+        "a sculpture of the {}.",
+        "a sketch of the {}.",
+        "a tattoo of the {}.",
+        "the toy {}.",
+        "a rendition of the {}.",
+        "the embroidered {}.",
+        "the cartoon {}.",
+        "the {} in a video game.",
+        "the plushie {}.",
+        "the origami {}.",
+        "art of the {}.",
+        "graffiti of the {}.",
+        "a drawing of the {}.",
+        "a doodle of the {}.",
+    ),
     "pets": ("a photo of a {}, a type of pet.",),  # Oxford-IIIT Pets
     "satellite": (  # EuroSAT
         "a centered satellite photo of {}.",
@@ -223,6 +259,29 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 images of one domain, such as `pets`, `food` or `satellite`, and for encoders rather than detectors.
 """
 
+ALIASES: Mapping[str, str] = {
+    "birdsnap": "birds",
+    "caltech101": "objects",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "country211": "countries",
+    "dtd": "textures",
+    "eurosat": "satellite",
+    "fer2013": "emotions",
+    "fgvc_aircraft": "aircraft",
+    "flowers102": "flowers",
+    "food101": "food",
+    "gtsrb": "traffic_signs",
+    "mnist": "digits",
+    "oxford_pets": "pets",
+    "pcam": "histopathology",
+    "resisc45": "aerial",
+    "stanford_cars": "cars",
+    "stl10": "scenes",
+    "sun397": "scenes",
+}
+"""Data sets and the name in `TEMPLATES` of the list that CLIP published for them."""
+
 
 def canonicalize(text: str) -> str:
     """Returns the spelling in which OWL-ViT was trained: lower case, no punctuation.
@@ -245,7 +304,9 @@ def canonicalize(text: str) -> str:
 
 
 def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Returns the templates meant by a name of `TEMPLATES`, by a list of them, or by None (`none`).
+    """Returns the templates meant by a name, by a list of them, or by None (`none`).
+
+    A name is one of `TEMPLATES` or, in any case, of the data sets in `ALIASES`.
 
     Raises:
         QueryError: The name is not known, the list is empty, or one of its entries is not text
@@ -289,11 +350,12 @@ def fill(template: str, name: str, *, canonical: bool = False) -> str:
 
 
 def _named(name: str) -> tuple[str, ...]:
-    if name in TEMPLATES:
-        return TEMPLATES[name]
+    known = ALIASES.get(name.lower(), name)
+    if known in TEMPLATES:
+        return TEMPLATES[known]
     if SLOT in name:
         hint = f"pass a list to use it as a template: [{name!r}]"
     else:
-        near = difflib.get_close_matches(name, TEMPLATES, n=1)
+        near = difflib.get_close_matches(name, [*TEMPLATES, *ALIASES], n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TEMPLATES)}"
     raise QueryError(f"no templates are named {name!r}; {hint}")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from owlkit.errors import QueryError
-from owlkit.prompts import TEMPLATES, canonicalize, fill, resolve_templates
+from owlkit.prompts import ALIASES, TEMPLATES, canonicalize, fill, resolve_templates
 
 
 def test_ensemble81_is_the_bare_name_and_the_80_templates_of_clip_in_order() -> None:
@@ -55,6 +55,7 @@ def test_cifar_is_the_published_list_in_order() -> None:
         ("flowers", 1, "a photo of a owl, a type of flower."),
         ("food", 1, "a photo of owl, a type of food."),
         ("histopathology", 1, "this is a photo of owl"),
+        ("objects", 34, "a doodle of the owl."),
         ("pets", 1, "a photo of a owl, a type of pet."),
         ("photo", 1, "a photo of a owl."),
         ("satellite", 3, "a centered satellite photo of a owl."),
@@ -69,6 +70,22 @@ def test_domains_have_the_sentences_that_clip_published(
     prompts = [fill(template, "owl") for template in resolve_templates(domain)]
     assert len(prompts) == len(set(prompts)) == count
     assert prompt in prompts
+
+
+def test_objects_are_the_published_list_in_order() -> None:
+    templates = TEMPLATES["objects"]
+    assert templates[0] == "a photo of a {}."
+    assert templates[10] == "a {} in a video game."
+    # The second half is the first one with another article.
+    for one, other in zip(templates[:17], templates[17:], strict=True):
+        assert other == one.replace("a {}", "the {}") or other[4:] == one[2:]
+
+
+def test_data_sets_have_the_list_of_their_domain() -> None:
+    assert resolve_templates("EuroSAT") == TEMPLATES["satellite"]
+    assert resolve_templates("cifar100") == TEMPLATES["cifar"]
+    assert not ALIASES.keys() & TEMPLATES.keys()
+    assert set(ALIASES.values()) <= set(TEMPLATES)
 
 
 def test_no_two_names_are_the_same_list() -> None:

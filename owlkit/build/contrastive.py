@@ -177,10 +177,9 @@ def _build_evaluation(config: ContrastiveConfig, accelerator: Accelerator) -> Ev
             found = encode_classes(encoder, labelled)
             metrics |= measure_zero_shot(encoder, found, templates=classes.templates).metrics
         if captioned is not None:
-            metrics |= measure_retrieval(encoder, captioned)
-            metrics["recall@1"] = (
-                metrics["text_to_image_recall@1"] + metrics["image_to_text_recall@1"]
-            ) / 2
+            recalls = measure_retrieval(encoder, captioned)
+            both = [recalls[f"{way}_recall@1"] for way in ("text_to_image", "image_to_text")]
+            metrics |= {"recall@1": sum(both) / 2, **recalls}
         return metrics
 
     best_metric = "zero_shot_top1" if captioned is None else "recall@1"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owlkit.cli.files import prepare_file, prepare_folder, write_json, written_whole
-from owlkit.errors import ConfigError, DatasetError
-from owlkit.prompts import TEMPLATES
+from owlkit.errors import ConfigError, DatasetError, QueryError
+from owlkit.prompts import ALIASES, TEMPLATES, resolve_templates
 
 if TYPE_CHECKING:
     from owlkit.data.captions import CaptionedImage
@@ -21,10 +21,11 @@ SUMMARY = "measure an encoder: zero-shot classes, probes, retrieval"
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which probes to use, and how many examples a class few-shot prototypes are made of."""
+    """Probes to use, numbers of examples a class for few-shot prototypes, prompt templates."""
 
     probes: "tuple[Probe, ...]"
     shots: tuple[int, ...]
+    templates: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,11 @@ class _Data:
         boxes = () if self.boxes is None else self.boxes.images
         classes = [images for images in (self.test, self.train) if images is not None]
         return sum(map(len, classes)) + len(self.captioned) + len(boxes)
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether classes are to be told by their names, because there is nothing to learn from."""
+        return self.test is not None and self.train is None
 
 
 _PROBES: "tuple[Probe, ...]" = ("knn", "ridge", "logistic", "linear", "prototype")
@@ -70,7 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     other.add_argument("--images", type=Path, help="folder of the images of these files")
     parser.add_argument(
-        "--templates", choices=sorted(TEMPLATES), default="ensemble7", help="(default ensemble7)"
+        "--templates",
+        default="ensemble7",
+        metavar="NAME|FILE",
+        help="sentences around the names: a text file with one a line, each with {} in the place "
+        f"of the name, or one of {', '.join(sorted(TEMPLATES))}, or of the data sets "
+        f"{', '.join(ALIASES)} (default ensemble7)",
     )
     parser.add_argument("--out", type=Path, help="folder for metrics, tables and pictures")
     parser.add_argument("--json", type=Path, help="file for the metrics, name to value")
@@ -108,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             on_images=lambda count: progress.advance(bar, count),
         )
+        if data.captioned or data.boxes is not None or data.zero_shot:
+            encoder.check_text()
         metrics, scored = _measure(encoder, data, plan, options)
     _report(metrics, scored, options)
     return 0
@@ -135,7 +148,7 @@ def _checked(options: argparse.Namespace) -> _Plan:
     if options.json:
         prepare_file(options.json, option="--json")
     probes = tuple(name for name in _PROBES if name in wanted)
-    return _Plan(probes, tuple(map(int, shots)))
+    return _Plan(probes, tuple(map(int, shots)), _read_templates(options.templates))
 
 
 def _word(option: str) -> str:
@@ -152,7 +165,7 @@ def _read(options: argparse.Namespace) -> _Data:
     from owlkit.data.coco import read_coco
     from owlkit.evaluation.encoder import check_same_classes
 
-    names = None if options.names is None else _read_names(options.names)
+    names = None if options.names is None else _read_lines(options.names, option="--names")
     captioned: tuple[CaptionedImage, ...] = ()
     boxes = None
     if options.captions:
@@ -169,16 +182,31 @@ def _read(options: argparse.Namespace) -> _Data:
         for path in (options.classes, options.train_classes)
     )
     if test is not None and train is not None:
-        check_same_classes(train.names, test.names)
+        check_same_classes(train, test)
     return _Data(test=test, train=train, captioned=captioned, boxes=boxes)
 
 
-def _read_names(path: Path) -> list[str]:
+def _read_templates(name_or_file: str) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return resolve_templates(name_or_file)
+    except QueryError as error:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise ConfigError(f"--templates: {error} (or give a text file, one a line)") from error
+    try:
+        return resolve_templates(_read_lines(path, option="--templates"))
+    except QueryError as error:
+        raise ConfigError(f"--templates {path}: {error}") from error
+
+
+def _read_lines(path: Path, *, option: str) -> list[str]:
+    """The lines of a text file that are not blank."""
+    try:
+        # With or without the sign that some programs put before UTF-8.
+        with path.open(encoding="utf-8-sig") as file:
+            return [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"--names {path}: expected a text file, found {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+        raise DatasetError(f"{option} {path}: expected a text file, found {error}") from error
 
 
 def _measure(
@@ -192,20 +220,18 @@ def _measure(
     if data.test is not None:
         test = measuring.encode_classes(encoder, data.test)
         # An image tower alone has no classes of its own, but probes can be put on it.
-        if encoder.has_text or data.train is None:
-            scored["classes"] = measuring.measure_zero_shot(
-                encoder, test, templates=options.templates
-            )
+        if encoder.has_text:
+            scored["classes"] = measuring.measure_zero_shot(encoder, test, templates=plan.templates)
             metrics |= scored["classes"].metrics
         if data.train is not None:
             train = measuring.encode_classes(encoder, data.train)
-            metrics |= measuring.measure_probes(train, test, probes=plan.probes)
+            metrics |= measuring.measure_probes(train, test, probes=plan.probes, seed=options.seed)
             metrics |= measuring.measure_few_shot(train, test, shots=plan.shots, seed=options.seed)
     if data.captioned:
         metrics |= measuring.measure_retrieval(encoder, data.captioned)
     if data.boxes is not None:
         scored["multi_label"] = measuring.measure_multi_label(
-            encoder, data.boxes, templates=options.templates
+            encoder, data.boxes, templates=plan.templates
         )
         metrics |= scored["multi_label"].metrics
     return metrics, scored

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -138,7 +139,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Unlike the files of `tempfile`, it gets the permissions that the user's files usually have.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of several machines that share a folder may have one number.
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}.part")
     try:
         yield scratch
         scratch.replace(path)

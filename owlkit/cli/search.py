@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from owlkit.cli.files import find_sources, prepare_file, write_json, written_whole
 from owlkit.errors import ConfigError, ImageError
@@ -98,12 +98,19 @@ def draw_sheet(entries: Sequence[tuple[Path, str]]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, (path, text) in enumerate(entries):
         left, top = number % columns * _CELL, number // columns * (_CELL + _LINE)
-        picture = ImageOps.contain(Image.fromarray(load_image(path)), (_CELL - _GAP, _CELL - _GAP))
+        picture = _fitted(Image.fromarray(load_image(path)), _CELL - _GAP)
         # In the middle of the cell, above the text.
         x, y = ((_CELL - side) // 2 for side in picture.size)
         sheet.paste(picture, (left + x, top + y))
         draw.text((left + _GAP, top + _CELL), text, fill="black")
     return sheet
+
+
+def _fitted(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with this longer side; of a thin strip at least one pixel is left."""
+    scale = side / max(picture.size)
+    width, height = (max(1, round(scale * length)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _checked_sources(options: argparse.Namespace, index_file: Path) -> list[Path]:

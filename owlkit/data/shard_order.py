@@ -68,22 +68,22 @@ class ShardReader:
     def _find(self, place: int) -> tuple[int, int]:
         """The epoch that a sample is in, and how many of this epoch come before it.
 
-        The epoch may also be an earlier one: one without any example, and one that ends just before
-        the sample, whose last faults are named with it.
+        One that ends just before the sample counts as its epoch: its last faults are named with it.
         """
-        for epoch in count():
+        epoch = 0
+        while True:
             size = 0
             for shard, turn, of in self._shares(epoch):
+                if size >= place:
+                    break
                 if shard not in self._readable:
                     found = read_shard(self.shards[shard])
                     self._readable[shard] = bytes(isinstance(one, Sample) for one in found)
                 size += sum(self._readable[shard][turn::of])
-                if size >= place:
-                    return epoch, place
-            if not size:
+            # What can be read somewhere is this reader's in the end; else epochs would have no end.
+            if size >= place or not any(map(any, self._readable.values())):
                 return epoch, place
-            place -= size
-        raise AssertionError("epochs do not end")
+            epoch, place = epoch + 1, place - size
 
     def _from(self, first: int) -> Iterator[Sample]:
         """All samples from an epoch on."""
@@ -102,8 +102,10 @@ class ShardReader:
         found = "nothing in them"
         if self._faults:
             last = self._faults[-1]
-            count = f"{len(self._faults)} faults one after another"
-            found = f"{count}, the last one {last.where}: {last.reason}"
+            found = (
+                f"{len(self._faults)} faults one after another, the last one {last.where}: "
+                f"{last.reason}"
+            )
         return DatasetError(
             f"{self.shards[0]} and others: expected images with captions, found {found}"
         )

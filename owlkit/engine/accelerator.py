@@ -68,7 +68,7 @@ def share_of_batch(train: TrainSection, accelerator: Accelerator) -> int:
 def prepare_task(task: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The task on its device, in its precision, and joined with its copies elsewhere.
 
-    On several GPUs batch norms take the statistics of the whole batch, not of one process's share.
+    On several GPUs plain batch norms that learn take their statistics over all processes.
     """
     # Torch has synchronised batch norms for GPUs only.
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -84,4 +84,5 @@ def _synchronise_batch_norms(task: nn.Module) -> None:
     for module in list(task.modules()):
         for name, child in module.named_children():
             if type(child) in _PLAIN_BATCH_NORMS and child.training:
-                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+                setattr(module, name, synchronised)

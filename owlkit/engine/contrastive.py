@@ -134,9 +134,9 @@ class ContrastiveTask(nn.Module):
 
     @torch.no_grad()
     def constrain_weights(self) -> None:
-        """Keeps the temperature factor at 1 or more, unless it is frozen, and at 100 or less.
+        """Keeps the temperature factor in [1, 100], unless it is frozen.
 
-        If it began above 100, that is the most.
+        The upper bound is where it began, if that was above 100.
         """
         if self.model.logit_scale.requires_grad:
             self.model.logit_scale.clamp_(0, self._largest_logit_scale)
@@ -207,5 +207,7 @@ class ContrastiveTask(nn.Module):
 @torch.no_grad()
 def _accuracy(images: Tensor, texts: Tensor, identities: Tensor) -> Tensor:
     """Share of images whose nearest text of the batch means the same as their own."""
-    nearest = torch.cat([(rows @ texts.mT).argmax(dim=1) for rows in images.split(_CHUNK_SIZE)])
+    nearest = torch.cat(
+        [(rows @ texts.mT).argmax(dim=1) for rows in torch.split(images, _CHUNK_SIZE)]
+    )
     return (identities[nearest] == identities).float().mean()

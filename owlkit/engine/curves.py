@@ -1,4 +1,4 @@
-"""Curves of a run, drawn from its metrics.jsonl: losses, average precision, learning rates."""
+"""Curves of a run, drawn from its metrics.jsonl: losses, what was measured, learning rates."""
 
 import json
 import re
@@ -14,12 +14,19 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 # Terms by name; further ones are recognised by "loss" in their name.
-_LOSS_TERMS = ("classes", "l1", "giou", "objectness", "dino", "ibot", "koleo")
-_PATTERNS = {
-    "loss": re.compile(rf".*loss.*|{'|'.join(_LOSS_TERMS)}"),
-    "ap": re.compile(r"ap(50)?([_/](base|novel))?", re.IGNORECASE),
-    "lr": re.compile(r"lr|lr[_/].*|.*_lr"),
-}
+_LOSS_TERMS = (
+    *("classes", "l1", "giou", "objectness"),
+    *("clip", "siglip", "triplet", "simclr"),
+    *("dino", "ibot", "koleo"),
+)
+_LOSSES = re.compile(rf".*loss.*|{'|'.join(_LOSS_TERMS)}")
+_RATES = re.compile(r"lr|lr[_/].*|.*_lr")
+# File, axis and names of what evaluations find; by the first curve of a file the best is marked.
+_MEASURED = (
+    ("ap", "average precision", re.compile(r"ap(50)?([_/](base|novel))?", re.IGNORECASE)),
+    ("recall", "recall", re.compile(r"(text_to_image_|image_to_text_)?recall@\d+")),
+    ("zero_shot", "zero-shot accuracy", re.compile(r"zero_shot_top\d")),
+)
 # A curve is smoothed over so much of its length to either side.
 _SMOOTHED_SHARE = 1 / 40
 # Losses that fall by more than this factor are drawn on a logarithmic axis.
@@ -45,7 +52,9 @@ def read_metrics(metrics_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def draw_curves(metrics_file: Path, out_folder: Path) -> None:
-    """Draws ``loss.png``, ``ap.png`` and ``lr.png``; a figure without values gives no file.
+    """Draws ``loss.png``, ``lr.png``, and ``ap.png``, ``recall.png``, ``zero_shot.png``.
+
+    A figure without values gives no file.
 
     Args:
         metrics_file: As :class:`~owlkit.engine.run_log.RunLog` writes it; nothing is drawn if it is
@@ -55,13 +64,13 @@ def draw_curves(metrics_file: Path, out_folder: Path) -> None:
     if not metrics_file.exists():
         return
     entries = [entry for _, entry in read_metrics(metrics_file)]
-    losses = _curves(entries, kind="train", names=_PATTERNS["loss"])
-    precisions = _curves(entries, kind="eval", names=_PATTERNS["ap"])
-    rates = _curves(entries, kind="train", names=_PATTERNS["lr"])
+    losses = _curves(entries, kind="train", names=_LOSSES)
+    rates = _curves(entries, kind="train", names=_RATES)
     if losses:
-        _save(_loss_figure(losses), out_folder / "loss.png")
-    if precisions:
-        _save(_precision_figure(precisions), out_folder / "ap.png")
+        _save(_loss_figure(_merged(losses)), out_folder / "loss.png")
+    for file, quantity, names in _MEASURED:
+        if measured := _curves(entries, kind="eval", names=names):
+            _save(_measured_figure(quantity, measured), out_folder / f"{file}.png")
     if rates:
         figure = _figure("learning rate", _merged(rates))
         figure.axes[0].ticklabel_format(axis="y", scilimits=(-2, 3))
@@ -95,11 +104,11 @@ def _loss_figure(losses: dict[str, Curve]) -> Figure:
     return figure
 
 
-def _precision_figure(precisions: dict[str, Curve]) -> Figure:
+def _measured_figure(quantity: str, measured: dict[str, Curve]) -> Figure:
     """The first curve, by which the best model is chosen, has its best step marked."""
-    figure = _figure("average precision", precisions, marker="o")
+    figure = _figure(quantity, measured, marker="o")
     axes = figure.axes[0]
-    name, (steps, values) = next(iter(precisions.items()))
+    name, (steps, values) = next(iter(measured.items()))
     best = values.argmax()
     label = f"best {name}: {values[best]:.3f} at step {steps[best]:.0f}"
     axes.axvline(steps[best], color="0.4", linestyle=":", linewidth=1.2, label=label, zorder=1)
@@ -131,7 +140,7 @@ def _figure(quantity: str, curves: dict[str, Curve], *, marker: Literal["", "o"]
     FigureCanvasAgg(figure)
     axes: Axes = figure.add_subplot()
     for name, (steps, values) in curves.items():
-        width = _TOTAL_WIDTH if name == "loss" else 1.6
+        width = _TOTAL_WIDTH if name.split(", ")[0] == "loss" else 1.6
         axes.plot(steps, values, marker=marker, markersize=4, linewidth=width, label=name, zorder=2)
     axes.set_xlabel("step")
     axes.set_ylabel(quantity)

@@ -19,7 +19,7 @@ from owlkit.data.class_images import ClassImages
 from owlkit.data.coco import DetectionDataset
 from owlkit.errors import DatasetError
 from owlkit.evaluation.features import Encoder, ImageFiles
-from owlkit.evaluation.knn import knn_accuracy
+from owlkit.evaluation.knn import knn_probe
 from owlkit.evaluation.probes import (
     ProbeResult,
     few_shot_indices,
@@ -39,11 +39,10 @@ from owlkit.evaluation.zero_shot import (
 
 Probe = Literal["knn", "ridge", "logistic", "linear", "prototype"]
 
-_PROBES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], ProbeResult]] = {
+_SWEPT: dict[str, Callable[..., ProbeResult]] = {
     "ridge": ridge_probe,
     "logistic": logistic_probe,
     "linear": linear_probe,
-    "prototype": prototype_accuracy,
 }
 _NEIGHBOURS = 20
 # One draw of a few examples says little; the mean of so many is reported.
@@ -58,11 +57,13 @@ class ClassFeatures:
         features: Unit vectors, float32 [N, E].
         labels: Index into the names, int64 [N].
         names: Of the classes (C).
+        keys: What the classes are called in the data, as in :class:`ClassImages`.
     """
 
     features: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class ClassScores:
     """How well classes were told apart.
 
     Attributes:
-        metrics: Name to value, in [0, 1].
+        metrics: Name to value, in [0, 1]; -1 where nothing can be measured.
         names: Of the classes (C).
         counts: Images of each class, int64 [C].
         scores: Of each class, in [0, 1]; -1 without images [C]. What they are says ``column``.
@@ -100,9 +101,8 @@ def encode_classes(encoder: Encoder, images: ClassImages) -> ClassFeatures:
     encoded = encoder.images(images)
     encoded.check_enough()
     labels = torch.from_numpy(np.asarray(images.labels, dtype=np.int64))[encoded.rows]
-    return ClassFeatures(
-        encoded.features.to(encoder.device), labels.to(encoder.device), tuple(images.names)
-    )
+    features = encoded.features.to(encoder.device)
+    return ClassFeatures(features, labels.to(encoder.device), tuple(images.names), images.keys)
 
 
 def measure_zero_shot(
@@ -128,14 +128,18 @@ def measure_zero_shot(
         metrics={f"zero_shot_{name}": value for name, value in metrics.items()},
         names=test.names,
         counts=torch.bincount(test.labels, minlength=len(test.names)).cpu(),
-        scores=per_class_recall(scores, test.labels).cpu(),
+        scores=per_class_recall(scores, test.labels).nan_to_num(nan=-1.0).cpu(),
         column="recall",
         confusion=confusion_matrix(scores, test.labels).cpu(),
     )
 
 
 def measure_probes(
-    train: ClassFeatures, test: ClassFeatures, *, probes: Sequence[Probe] = ("knn", "ridge")
+    train: ClassFeatures,
+    test: ClassFeatures,
+    *,
+    probes: Sequence[Probe] = ("knn", "ridge"),
+    seed: int = 0,
 ) -> dict[str, float]:
     """Classifies images by what labelled ones teach.
 
@@ -144,26 +148,28 @@ def measure_probes(
         test: What to measure on.
         probes: ``knn`` (20 weighted neighbours), ``ridge``, ``logistic``, ``linear`` (regularised
             as is best on a fifth of the training images) or ``prototype`` (the nearest mean).
+        seed: Of the images held out to choose by, and of the order of batches.
 
     Returns:
-        ``knn_top1``, ``knn_top5`` and so on, in [0, 1]; beside them the strength of regularisation
-        that was chosen, as ``ridge_strength``.
+        ``knn_top1``, ``knn_top5``, ``knn_mean_per_class_recall`` and so on, in [0, 1]; beside them
+        the strength of regularisation that was chosen, as ``ridge_strength``.
 
     Raises:
         DatasetError: If the classes differ, or there are too few images.
     """
-    check_same_classes(train.names, test.names)
+    check_same_classes(train, test)
+    rows = train.features, train.labels, test.features, test.labels
     metrics: dict[str, float] = {}
     for probe in probes:
-        rows = train.features, train.labels, test.features, test.labels
         if probe == "knn":
-            top1, top5 = knn_accuracy(*rows, k=min(_NEIGHBOURS, len(train.labels)))
-            metrics |= {"knn_top1": top1, "knn_top5": top5}
-            continue
-        found = _PROBES[probe](*rows)
-        metrics |= {f"{probe}_top1": found.top1, f"{probe}_top5": found.top5}
-        if found.strength is not None:
-            metrics[f"{probe}_strength"] = found.strength
+            found = knn_probe(*rows, k=min(_NEIGHBOURS, len(train.labels)))
+        elif probe == "prototype":
+            found = prototype_accuracy(*rows)
+        else:
+            found = _SWEPT[probe](*rows, seed=seed)
+        for name in ("top1", "top5", "mean_per_class_recall", "strength"):
+            if (value := getattr(found, name)) is not None:
+                metrics[f"{probe}_{name}"] = value
     return metrics
 
 
@@ -185,7 +191,7 @@ def measure_few_shot(
         DatasetError: If the classes differ.
         ConfigError: If a number is below 1.
     """
-    check_same_classes(train.names, test.names)
+    check_same_classes(train, test)
     metrics = {}
     for shot in shots:
         drawn = []
@@ -200,17 +206,24 @@ def measure_few_shot(
     return metrics
 
 
-def check_same_classes(train: Sequence[str], test: Sequence[str]) -> None:
+def check_same_classes(
+    train: ClassImages | ClassFeatures, test: ClassImages | ClassFeatures
+) -> None:
     """Refuses to measure on other classes than those that are learned.
 
+    They are compared by what the data calls them, where both say so: names that are given to both
+    are always the same.
+
     Args:
-        train: Names of the classes to learn.
-        test: Names of the classes to measure on, in the same order.
+        train: Of the classes to learn.
+        test: Of the classes to measure on, in the same order.
 
     Raises:
         DatasetError: If they differ; names the first that does.
     """
-    for number, (one, other) in enumerate(zip_longest(train, test)):
+    said = bool(train.keys and test.keys)
+    pairs = zip_longest(train.keys, test.keys) if said else zip_longest(train.names, test.names)
+    for number, (one, other) in enumerate(pairs):
         if one != other:
             raise DatasetError(
                 "expected the same classes to learn from and to measure on, found that class "
@@ -231,7 +244,8 @@ def measure_multi_label(
         templates: Around the names; see ``Encoder.class_prompts``.
 
     Returns:
-        With the metric ``multi_label_mAP``, the mean over classes that are in any image.
+        With the metric ``multi_label_mAP``, the mean over classes that are in any image; -1 if
+        none is.
 
     Raises:
         DatasetError: If classes are not annotated in all images, as in LVIS, or too many images
@@ -252,8 +266,9 @@ def measure_multi_label(
     classes = encoder.class_prompts(dataset.names, templates)
     scores, counts = encoded.features @ classes.T, targets.sum(dim=0)
     precision = multilabel_average_precision(scores, targets)
+    mean = multilabel_metrics(scores, targets)["mAP"] if counts.any() else -1.0
     return ClassScores(
-        metrics={"multi_label_mAP": multilabel_metrics(scores, targets)["mAP"]},
+        metrics={"multi_label_mAP": mean},
         names=dataset.names,
         counts=counts,
         scores=torch.where(counts > 0, precision, -1.0),

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,26 +64,44 @@ class FeatureCache:
             ) from error
 
     def get(
-        self, made_of: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+        self,
+        made_of: Mapping[str, Any],
+        compute: Callable[[], dict[str, Tensor]],
+        *,
+        is_current: Callable[[dict[str, Tensor]], bool] = lambda tensors: True,
     ) -> dict[str, Tensor]:
         """What was computed of these things before, or is computed and kept now.
 
         Args:
             made_of: All that the result depends on, ready for JSON.
             compute: Makes tensors on the CPU, by name.
+            is_current: Whether what was read still holds; else it is computed again.
 
         Returns:
-            The tensors, equal to the last bit whether they were computed or read.
+            The tensors, equal to the last bit whether they were computed or read. If they cannot
+            be written, that is logged.
         """
         path = self.folder / f"{_name(made_of)}{_SUFFIX}"
-        if path.exists():
-            try:
-                return read_tensors(path)[0]
-            except _DAMAGE as error:
-                _logger.warning("computing again what a damaged file held: %s: %s", path, error)
+        kept = _read(path)
+        if kept is not None and is_current(kept):
+            return kept
         tensors = compute()
-        write_tensors(path, tensors)
+        try:
+            write_tensors(path, tensors)
+        except (SafetensorError, OSError) as error:
+            _logger.warning("going on without keeping features in %s: %s", path, error)
         return tensors
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """What a file holds; None if there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return read_tensors(path)[0]
+    except _DAMAGE as error:
+        _logger.warning("computing again what a damaged file held: %s: %s", path, error)
+        return None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -112,7 +131,8 @@ def write_tensors(
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     content = save(whole, metadata={**(notes or {}), _CHECKSUM: hash_tensors(whole)})
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of several machines that share a folder may have one number.
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}.part")
     try:
         # Not by `save_file`, whose files nobody but the user may read.
         scratch.write_bytes(content)

@@ -163,18 +163,25 @@ class Encoder:
     def images(self, images: Images, kind: Kind = "embeddings") -> EncodedImages:
         """Encodes images; one that cannot be read is logged and left out.
 
+        Kept vectors are made anew as soon as one of the images that they lack can be read.
+
         Args:
             images: N images of any sizes.
             kind: ``embeddings`` are L2-normalised and, of a pair of towers, in the space of the
                 texts; ``pooled`` is as the image tower gives it.
         """
+
+        def lost(found: dict[str, Tensor]) -> list[int]:
+            readable = set(found["rows"].tolist())
+            return [index for index in range(len(images)) if index not in readable]
+
         found = self._cached(
             lambda: {**self.image_identity(kind), "data": hash_images(images)},
             lambda: self._encode(images, kind),
+            is_current=lambda kept: not any(_can_be_read(images, index) for index in lost(kept)),
         )
-        readable = set(found["rows"].tolist())
-        lost = [images.where(index) for index in range(len(images)) if index not in readable]
-        return EncodedImages(found["features"], found["rows"], tuple(lost))
+        unreadable = tuple(images.where(index) for index in lost(found))
+        return EncodedImages(found["features"], found["rows"], unreadable)
 
     def image(self, image: NDArray[np.uint8]) -> Tensor:
         """Encodes one image, uint8 [h, w, 3], as a unit vector, float32 [E], on the CPU."""
@@ -225,6 +232,14 @@ class Encoder:
         embeds = self.texts(prompts)
         return average_prompts(embeds.reshape(len(names), len(filled), -1))
 
+    def check_text(self) -> None:
+        """Refuses a model that no texts can be compared with, before hours are spent.
+
+        Raises:
+            QueryError: If the model has no text tower or no tokenizer.
+        """
+        self._pair()
+
     def _pair(self) -> tuple[DualEncoder, Tokenizer]:
         if not isinstance(self.model, DualEncoder):
             raise QueryError("expected a model with a text tower, found an image tower alone")
@@ -233,9 +248,14 @@ class Encoder:
         return self.model, self.model.tokenizer
 
     def _cached(
-        self, made_of: Callable[[], dict[str, Any]], compute: Callable[[], dict[str, Tensor]]
+        self,
+        made_of: Callable[[], dict[str, Any]],
+        compute: Callable[[], dict[str, Tensor]],
+        is_current: Callable[[dict[str, Tensor]], bool] = lambda tensors: True,
     ) -> dict[str, Tensor]:
-        return compute() if self.cache is None else self.cache.get(made_of(), compute)
+        if self.cache is None:
+            return compute()
+        return self.cache.get(made_of(), compute, is_current=is_current)
 
     def _encode(self, images: Images, kind: Kind) -> dict[str, Tensor]:
         width = self.vision.pooled_width
@@ -346,6 +366,14 @@ def load_encoder(folder_or_id: str | Path) -> tuple[DualEncoder | VisionTower, P
     return tower, Preprocessing(
         size=tower.image_size, fit="crop", resample="bicubic", mean=mean, std=std
     )
+
+
+def _can_be_read(images: Images, index: int) -> bool:
+    try:
+        images.read(index)
+    except ImageError:
+        return False
+    return True
 
 
 def _settings(config: dict[str, Any]) -> str:

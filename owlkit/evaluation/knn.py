@@ -11,7 +11,7 @@ from torch import Tensor
 
 from owlkit.errors import ConfigError
 from owlkit.evaluation.labelled import check_train_and_test, count_classes
-from owlkit.evaluation.zero_shot import classification_metrics
+from owlkit.evaluation.probes.result import ProbeResult, result_of
 
 _SIMILARITIES = 1 << 24
 """Held at a time: 64 MiB in float32."""
@@ -39,18 +39,31 @@ def knn_accuracy(
         temperature: Above 0; the smaller, the more the nearest decides.
 
     Returns:
-        top1 and top5, in [0, 1]. Classes without votes follow those with votes, by number, so top5
-        says little where k is small.
+        Top-1 and top-5 accuracy, in [0, 1]. Classes without votes follow those with votes, by
+        number, so that top-5 says little where k is small.
 
     Raises:
         ConfigError: If ``k`` or ``temperature`` is out of range.
         DatasetError: If features and labels do not fit.
     """
+    found = knn_probe(train, train_labels, test, test_labels, k=k, temperature=temperature)
+    return found.top1, found.top5
+
+
+def knn_probe(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> ProbeResult:
+    """What :func:`knn_accuracy` finds, with the mean recall of the classes."""
     check_train_and_test(train, train_labels, test, test_labels)
     classes = count_classes(train_labels, test_labels)
     votes = knn_votes(train, train_labels, test, k=k, temperature=temperature, classes=classes)
-    metrics = classification_metrics(votes, test_labels)
-    return metrics["top1"], metrics["top5"]
+    return result_of(votes, test_labels)
 
 
 def knn_votes(
@@ -65,7 +78,9 @@ def knn_votes(
     """Each class's share of the votes for each test row.
 
     A share is the weights exp(similarity / temperature) of the class over those of all k
-    neighbours: the ranking of the weights, without their overflow at low temperatures.
+    neighbours: the ranking of the weights, without their overflow at low temperatures. Which of
+    equally near rows are the last ones to vote, as of copies of an image, is up to
+    :func:`torch.topk`, and may differ between devices.
 
     Args:
         train: L2-normalised rows [N, E].

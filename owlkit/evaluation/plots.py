@@ -80,7 +80,8 @@ def draw_confusion(
         size = 9 if classes <= _MOST_NUMBERED else 6
         axes.set_xticks(range(classes), shown, rotation=90, fontsize=size)
         axes.set_yticks(range(classes), shown, fontsize=size)
-    axes.set(xlabel="found", ylabel="true", title=title)
+    axes.set(xlabel="found", ylabel="true")
+    axes.set_title(textwrap.fill(title, _TITLE_WIDTH), parse_math=False)
     if classes <= _MOST_NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if share:

@@ -40,7 +40,7 @@ def run() -> Run:
     )
     # Bare names: the small tokenizer has room for 16 tokens.
     more = ["--device", "cpu", "--templates", "none"]
-    return lambda *words: command.main([*map(str, words), *more], program="owlkit")
+    return lambda *words: command.main([*more, *map(str, words)], program="owlkit")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_classes_and_probes(
         encode_classes(encoder, read_class_images(arrays[part])) for part in ("train", "test")
     )
     expected = measure_zero_shot(encoder, test, templates="none").metrics
-    expected |= measure_probes(train, test, probes=["ridge", "prototype"])
+    expected |= measure_probes(train, test, probes=["ridge", "prototype"], seed=3)
     expected |= measure_few_shot(train, test, shots=[1, 2], seed=3)
     assert metrics == pytest.approx(expected)
     assert json.loads((out / "metrics.json").read_text()) == metrics
@@ -144,10 +144,13 @@ def test_other_names_for_the_classes(
     run: Run, model: Path, arrays: dict[str, Path], tmp_path: Path
 ) -> None:
     names = tmp_path / "names.txt"
-    names.write_text("\n".join(f"kind {number}" for number in range(10)) + "\n\n")
+    lines = "\n".join(f"kind {number}" for number in range(10))
+    names.write_text(lines + "\n\n", encoding="utf-8-sig")
     words = ["--classes", arrays["test"], "--names", names, "--out", tmp_path / "out"]
     assert run(model, *words) == 0
-    assert "kind 7,3," in (tmp_path / "out" / "classes.csv").read_text()
+    table = (tmp_path / "out" / "classes.csv").read_text()
+    assert "kind 7,3," in table
+    assert "kind 0,3," in table
 
 
 def test_an_image_tower_alone_is_probed(
@@ -156,15 +159,24 @@ def test_an_image_tower_alone_is_probed(
     arrays: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from owlkit import OwlDetector
 
     OwlDetector.from_pretrained(owlv2_folder).save_pretrained(tmp_path / "detector")
     words = [tmp_path / "detector", "--classes", arrays["test"], "--json", tmp_path / "m.json"]
     assert run(*words, "--train-classes", arrays["train"], "--probes", "knn") == 0
-    assert json.loads((tmp_path / "m.json").read_text()).keys() == {"knn_top1", "knn_top5"}
-    assert run(*words) == 1
-    assert "found an image tower alone" in capsys.readouterr().err
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics.keys() == {"knn_top1", "knn_top5", "knn_mean_per_class_recall"}
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("images were encoded first")
+
+    monkeypatch.setattr(Encoder, "images", refuse)
+    captions = ["--captions", captions_file(tmp_path), "--images", tmp_path / "images"]
+    for more in ([], ["--train-classes", arrays["train"], *captions]):
+        assert run(*words, *more) == 1
+        assert "found an image tower alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -187,6 +199,8 @@ def test_an_image_tower_alone_is_probed(
         (["--classes", "absent"], "absent: expected a folder with one folder per class"),
         (["--classes", ".", "--names", "absent"], "--names absent: expected a text file"),
         (["--classes", ".", "--json", "."], "--json: expected a file"),
+        (["--classes", ".", "--templates", "ensemble8"], "did you mean ensemble81? (or give a"),
+        (["--classes", ".", "--templates", __file__], "template 0: expected text with exactly"),
         (["--classes", ".", "--out", __file__], "--out: expected a folder to write to"),
         (["--classes", ".", "--cache", __file__], "expected a folder for cached features"),
     ],
@@ -209,3 +223,32 @@ def test_other_classes_to_learn_from(
     words = ["--classes", arrays["test"], "--train-classes", tmp_path / "folders"]
     assert run("no model yet", *words) == 1
     assert "expected the same classes" in capsys.readouterr().err
+
+
+def test_names_do_not_hide_that_classes_differ(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("train/cat", "train/dog", "test/dog", "test/owl"):
+        make_pictures(tmp_path / place, 2)
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    words = ["--classes", tmp_path / "test", "--train-classes", tmp_path / "train"]
+    assert run("no model yet", *words, "--names", tmp_path / "names.txt") == 1
+    assert "class 0 is 'cat' in one and 'dog' in the other" in capsys.readouterr().err
+
+
+def test_one_example_a_class_and_templates_of_ones_own(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        make_pictures(tmp_path / place, 1, seed=len(place))
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a {}\n\nthe {}\n", encoding="utf-8-sig")
+    words = ["--classes", tmp_path / "test", "--train-classes", tmp_path / "train"]
+    words += ["--templates", templates, "--json", tmp_path / "m.json"]
+    assert run(model, *words) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["ridge_strength"] == 32
+    encoder = Encoder(DualEncoder.from_pretrained(model))
+    test = encode_classes(encoder, read_class_images(tmp_path / "test"))
+    expected = measure_zero_shot(encoder, test, templates=["a {}", "the {}"]).metrics
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)

@@ -109,6 +109,14 @@ def test_an_index_of_another_model_stops(
     assert "expected an index of this model" in capsys.readouterr().err
 
 
+def test_a_strip_is_shown_on_a_sheet(tmp_path: Path) -> None:
+    for size in ((2000, 2), (2, 2000)):
+        Image.new("RGB", size, "red").save(tmp_path / "strip.png")
+        sheet = search.draw_sheet([(tmp_path / "strip.png", "")])
+        red = sum(n for n, colour in sheet.getcolors() or () if colour == (255, 0, 0))
+        assert red == 232
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

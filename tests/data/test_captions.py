@@ -143,6 +143,7 @@ def test_a_line_that_does_not_fit_is_named(folder: Path, line: object) -> None:
         ('file,caption\na.jpg,"a\n', r"t\.csv:1: expected rows of .* on, found: unexpected end"),
         ("file,caption,group\na.jpg,a,x\nb.jpg,b,x\na.jpg,c,y\n", r"t\.csv:4: .*'x'.*csv:2.*'y'"),
         (b"file,caption\na.jpg,\xff\n", "expected text in UTF-8"),
+        ("a" * 200_000, r"t\.csv:.: expected rows of a table from here on, found: field larger"),
     ],
 )
 def test_a_table_that_does_not_fit(folder: Path, text: str | bytes, message: str) -> None:
@@ -199,3 +200,34 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     (folder / "captions.yaml").touch()
     with pytest.raises(DatasetError, match=r"ends in \.jsonl, .*; found '\.yaml'"):
         read_captioned_images(folder / "captions.yaml", folder)
+
+
+def test_a_line_ends_where_json_says(folder: Path) -> None:
+    said = "one\u2028two\u2029three\u0085four"
+    line = json.dumps({"file": "a.jpg", "captions": [said]}, ensure_ascii=False)
+    path = folder / "c.jsonl"
+    path.write_text(f"{line}\n[]\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match=re.escape(f"{path}:2: expected")):
+        read_captioned_images(path, folder)
+    path.write_text(line, encoding="utf-8")
+    assert read_captioned_images(path, folder)[0].captions == (said,)
+
+
+def test_a_sign_before_utf8_is_none_of_the_text(folder: Path) -> None:
+    lines, coco = folder / "c.jsonl", folder / "c.json"
+    lines.write_text('{"file": "a.jpg", "captions": ["a"]}', encoding="utf-8-sig")
+    coco.write_text(
+        '{"images": [{"id": 1, "file_name": "a.jpg"}],'
+        ' "annotations": [{"image_id": 1, "caption": "a"}]}',
+        encoding="utf-8-sig",
+    )
+    wanted = (CaptionedImage(folder / "a.jpg", ("a",), None),)
+    assert read_captioned_images(lines, folder) == wanted
+    assert read_captioned_images(coco, folder) == wanted
+
+
+def test_half_a_character_is_named_with_its_line(folder: Path) -> None:
+    rows = [{"file": "a.jpg", "captions": [text]} for text in ("a", "a \ud83d")]
+    path = write_lines(folder / "c.jsonl", *rows)
+    with pytest.raises(DatasetError, match=re.escape(f"{path}:2: expected captions that are text")):
+        read_captioned_images(path, folder)

@@ -1,5 +1,6 @@
 """Folders and arrays of images with classes say the same; what does not fit is refused."""
 
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -112,3 +113,31 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no arrays")
     with pytest.raises(DatasetError, match=r"x\.npz: expected an \.npz"):
         read_class_images(tmp_path / "x.npz")
+
+
+def test_what_the_data_calls_its_classes_is_kept(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "f", dog="a.png", cat="a.png")
+    assert read_class_images(folder, names=["x", "y"]).keys == ("cat", "dog")
+    path = save(tmp_path / "x.npz")
+    assert read_class_images(path, names=["x", "y"]).keys == ("dog", "cat")
+    path = save(tmp_path / "y.npz", label_names=None)
+    assert read_class_images(path, names=["x", "y"]).keys == ()
+
+
+def test_damage_inside_a_packed_file_is_a_fault_of_the_data(tmp_path: Path) -> None:
+    arrays = {"images": np.zeros((9, 40, 40), np.uint8), "labels": np.zeros(9, int)}
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, **arrays)
+    whole = path.read_bytes()
+    start = whole.index(b"images.npy") + len(b"images.npy") + 20  # past the extra field
+    path.write_bytes(whole[:start] + b"\xff" * 30 + whole[start + 30 :])
+    with pytest.raises(DatasetError, match=r"x\.npz: expected an \.npz"):
+        read_class_images(path, names=["a"])
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", b"x" * 100)
+    content = bytearray(path.read_bytes())
+    for header, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(header) + place] = 97  # a way of packing that there is no reader for
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="compression method is not supported"):
+        read_class_images(path, names=["a"])

@@ -100,3 +100,28 @@ def test_real_photographs(data_dir: Path, tmp_path: Path) -> None:
         image.path.read_bytes(): tuple(text.strip() for text in image.captions) for image in images
     }
     assert {decode_image(sample).shape for sample in samples} == {(224, 224, 3)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "here"])
+def test_a_folder_that_cannot_be_replaced_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    images = make_images(tmp_path / "images", 3)
+    out = tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    given = out
+    if kind == "link":
+        given = tmp_path / "link"
+        given.symlink_to(out, target_is_directory=True)
+    elif kind == "here":
+        monkeypatch.chdir(out)
+        given = Path()
+    written = write_shards(images, given, per_shard=2)
+    assert sorted(path.name for path in out.iterdir()) == [*written.sizes, "sizes.json"]
+    assert out.stat().st_ino == before, "as a mount point must stay"
+    images[0].path.write_bytes(b"no picture")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DatasetError, match="nothing was written"):
+        write_shards(images, tmp_path / "other")
+    assert not any((tmp_path / "other").iterdir())

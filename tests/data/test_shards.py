@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from owlkit.data import shard_order
 from owlkit.data.augmentation import Augmentation
 from owlkit.data.loader import BatchPlan
 from owlkit.data.pair_sources import caption_identity
@@ -291,3 +292,68 @@ def test_what_can_never_work_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     write_tar(tmp_path / "s-0.tar", pictures)
     with pytest.raises(DatasetError, match="found 100 one after another that cannot"):
         next(make_stream(url).pairs())
+
+
+@pytest.mark.parametrize("buffer", [1, 4])
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_any_place_is_found_and_epochs_that_are_over_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int, buffer: int
+) -> None:
+    sources = [ShardSource((make_shards(tmp_path, 5, 4, 6, name="a"),), 3.0)]
+    sources += [ShardSource((make_shards(tmp_path, 3, 2, name="b", first=100),), 1.0)]
+    # Faults in the middle and at the end of a shard, and so of some epochs.
+    broken = {**members_of(80, 81, 82, 83), "0080.png": b"no picture"}
+    del broken["0082.txt"], broken["0083.png"]
+    write_tar(tmp_path / "a-3.tar", broken)
+    stream = ShardStream(sources, AS_IT_IS, size=4, shuffle_buffer=buffer)
+    reader, length = readers - 1, 160
+    whole = [
+        (pair.source, pair.text, pair.corrupt)
+        for pair in islice(stream.pairs(reader, readers), length)
+    ]
+    opened: list[str] = []
+    monkeypatch.setattr(
+        shard_order, "read_shard", lambda shard: opened.append(shard) or read_shard(shard)
+    )
+    for skip in range(0, length, 7):
+        opened.clear()
+        first = next(stream.pairs(reader, readers, skip=skip))
+        assert (first.source, first.text, first.corrupt) == whole[skip]
+    # Each to count, then in the epoch of the place and, for the buffer, the beginning of the next.
+    # Where readers share small shards, more epochs may pass until one has something for this one.
+    assert max(Counter(opened).values()) <= 3 + 3 * readers
+
+
+def test_skipping_nothing_reads_nothing_ahead(tmp_path: Path, monkeypatch) -> None:
+    url = make_shards(tmp_path, 5, 5, 5)
+    opened: list[str] = []
+    monkeypatch.setattr(
+        shard_order, "read_shard", lambda shard: opened.append(shard) or read_shard(shard)
+    )
+    next(make_stream(url, shuffle_buffer=1).pairs())
+    assert len(opened) == 1
+
+
+def test_shards_with_nothing_in_them(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {})
+    stream = make_stream(str(tmp_path / "x.tar"))
+    for skip in (0, 3):
+        with pytest.raises(DatasetError, match="expected images with captions, found nothing in"):
+            next(stream.pairs(skip=skip))
+
+
+def test_commands_reach_the_shell_as_they_are(tmp_path: Path) -> None:
+    command = r"pipe:printf 'a\n::b' ${HOME} {x,y} ~ | cat s-{08..10}.tar t{0..1}"
+    head, _, _ = command.partition("s-{")
+    found = find_shards([command])
+    assert found == tuple(f"{head}s-{n}.tar t{m}" for n in ("08", "09", "10") for m in (0, 1))
+    odd = tmp_path / "a::b{0..1}[x].tar"
+    odd.touch()
+    assert find_shards([str(odd)]) == (str(odd),)
+
+
+def test_half_a_character_is_no_caption(tmp_path: Path) -> None:
+    members = {"0.png": picture(0), "0.json": b'{"caption": "a \\ud83d"}'}
+    (fault,) = read_shard(str(write_tar(tmp_path / "x.tar", members)))
+    assert isinstance(fault, Fault)
+    assert "surrogates not allowed" in fault.reason

@@ -207,7 +207,7 @@ def test_a_run_that_resumes_keeps_the_bound_it_began_with(tokenizer_folder: Path
     for loaded, expected in ((4.7, 4.7), (4.8, 4.75)):
         model.logit_scale.data.fill_(loaded)
         task.constrain_weights()
-        assert float(model.logit_scale) == pytest.approx(expected)
+        assert model.logit_scale.item() == pytest.approx(expected)
 
 
 def test_a_frozen_temperature_stays_as_it_is(tokenizer_folder: Path) -> None:

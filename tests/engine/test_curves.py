@@ -146,6 +146,20 @@ def test_nothing_to_draw_gives_no_file(tmp_path: Path, entries: list[dict[str, A
     assert not (tmp_path / "plots").exists()
 
 
+def test_stage_one_has_pictures_of_its_own(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    found = {"recall@1": 0.2, "text_to_image_recall@1": 0.1, "image_to_text_recall@10": 0.5}
+    entries = [
+        train(1, loss=3.0, clip=3.0, accuracy=0.1),
+        train(2, loss=2.0, clip=2.0, accuracy=0.2),
+        evaluation(2, **found, zero_shot_top1=0.4, zero_shot_top5=0.9),
+    ]
+    draw_curves(write(tmp_path / "metrics.jsonl", *entries), tmp_path)
+    assert set(drawn) == {"loss", "recall", "zero_shot"}
+    assert set(lines(drawn["recall"])) == {*found, "best recall@1: 0.200 at step 2"}
+    assert set(lines(drawn["zero_shot"])) >= {"zero_shot_top1", "zero_shot_top5"}
+    assert list(lines(drawn["loss"])) == ["loss, clip"]
+
+
 def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "metrics.jsonl", train(1, loss=2.0))
     with path.open("a") as file:

@@ -151,7 +151,7 @@ def test_others_wait_for_hours_while_the_first_process_measures(
     assert [rank["hours"] for rank in two_processes[1]] == [6, 6]
 
 
-class TwoTowers(nn.Module):
+class Towers(nn.Module):
     """A learning ResNet, a frozen one, one whose norms end in an activation, and SimCLR's head."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def test_batch_norms_that_learn_are_synchronised(
     accelerator: Any = SimpleNamespace(
         num_processes=processes, device=torch.device(device), prepare_model=lambda task: task
     )
-    task = TwoTowers()
+    task = Towers()
     before, weights = deepcopy(task), dict(task.named_parameters())
     prepare_task(task, accelerator)
     kinds = {

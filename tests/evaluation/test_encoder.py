@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from owlkit.errors import ConfigError, DatasetError, QueryError
 from owlkit.evaluation.encoder import (
     ClassFeatures,
     ClassScores,
-    draw_confusion,
     encode_classes,
     format_classes,
     measure_few_shot,
@@ -28,7 +28,7 @@ from owlkit.evaluation.encoder import (
     write_classes,
 )
 from owlkit.evaluation.features import Encoder
-from owlkit.evaluation.knn import knn_accuracy
+from owlkit.evaluation.knn import knn_probe
 from owlkit.evaluation.probes import few_shot_indices, prototype_accuracy, ridge_probe
 from tests.evaluation.small_encoder import make_dual_encoder, make_pictures
 from tests.evaluation.small_set import coco_content, make_records
@@ -99,11 +99,19 @@ def test_probes_are_those_of_their_modules() -> None:
     rows = train.features, train.labels, test.features, test.labels
     found = measure_probes(train, test, probes=["knn", "ridge", "logistic", "linear", "prototype"])
     ridge = ridge_probe(*rows)
-    assert (found["knn_top1"], found["knn_top5"]) == knn_accuracy(*rows)
+    for name in ("top1", "top5", "mean_per_class_recall"):
+        assert found[f"knn_{name}"] == getattr(knn_probe(*rows), name)
+        assert found[f"ridge_{name}"] == getattr(ridge, name)
     assert (found["ridge_top1"], found["ridge_strength"]) == (ridge.top1, ridge.strength)
     assert found["prototype_top1"] == prototype_accuracy(*rows).top1
     assert "prototype_strength" not in found
     assert all(0.7 < found[f"{name}_top1"] <= 1 for name in ("logistic", "linear", "ridge"))
+    noise = replace(train, features=torch.randn(60, 8, generator=torch.Generator().manual_seed(0)))
+    strengths = [ridge_probe(noise.features, *rows[1:], seed=seed).strength for seed in range(8)]
+    assert len(set(strengths)) > 1
+    for seed, strength in enumerate(strengths):
+        seeded = measure_probes(noise, test, probes=["ridge"], seed=seed)
+        assert seeded["ridge_strength"] == strength
     few = ClassFeatures(train.features[:7], train.labels[:7], train.names)
     assert measure_probes(few, test, probes=["knn"])["knn_top5"] == 1.0, "fewer than 20 images"
 
@@ -246,21 +254,27 @@ def test_a_table_of_the_classes(scored: ClassScores, tmp_path: Path) -> None:
     assert rows[1:] == [['a $5 "mug"', "4", "0.25"], ["owl, grey", "2", "1.0"], ["猫", "0", ""]]
 
 
-def test_a_picture_of_the_confusion(scored: ClassScores, tmp_path: Path) -> None:
-    many = ClassScores(
-        {},
-        tuple(map(str, range(50))),
-        torch.ones(50),
-        torch.ones(50),
-        "recall",
-        torch.eye(50, dtype=torch.int64),
-    )
-    for number, one in enumerate((scored, many)):
-        draw_confusion(one, tmp_path / f"{number}.png", title="a model")
-        with Image.open(tmp_path / f"{number}.png") as picture:
-            pixels = np.asarray(picture.convert("RGB")).astype(int)
-        dark_blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 0] < 30)
-        assert dark_blue.mean() > 0.005, "nothing is drawn as certain"
-    several = ClassScores({}, scored.names, scored.counts, scored.scores, "AP")
-    with pytest.raises(ValueError, match="an image has one, found several"):
-        draw_confusion(several, tmp_path / "no.png")
+def test_classes_are_compared_by_what_the_data_calls_them() -> None:
+    train, test = clusters(60, seed=0), clusters(40, seed=1)
+    given = replace(train, keys=tuple("vwxyz")), replace(test, keys=tuple("vwxzy"))
+    with pytest.raises(DatasetError, match="class 3 is 'y' in one and 'z' in the other"):
+        measure_probes(*given)
+    # Where one does not say, the names are all there is.
+    assert measure_probes(given[0], test) == measure_probes(train, test)
+
+
+def test_a_class_without_images_has_no_recall(encoder: Encoder, data_dir: Path) -> None:
+    images = cifar(data_dir, "test", 1)
+    test = encode_classes(encoder, ClassImages((*images.names, "none"), images.labels, images))
+    scored = measure_zero_shot(encoder, test, templates="none")
+    assert scored.scores[10] == -1
+    assert format_classes(scored).splitlines()[-1].split()[:3] == ["none", "0", "-"]
+
+
+def test_no_image_with_any_class(encoder: Encoder, tmp_path: Path) -> None:
+    content = coco_content(make_records(tmp_path / "images", count=2))
+    content["annotations"] = []
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    dataset = read_coco(tmp_path / "boxes.json", tmp_path / "images")
+    scored = measure_multi_label(encoder, dataset, templates="none")
+    assert scored.metrics == {"multi_label_mAP": -1.0}

@@ -178,3 +178,34 @@ def test_hash_of_pictures_in_memory() -> None:
     hashes = [hash_images(Arrays(*arrays)) for arrays in [*sets, (black, None)]]
     assert len(set(hashes)) == 5
     assert hash_images(Arrays(black.copy(), white)) == hashes[0]
+
+
+def test_what_cannot_be_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, compute = FeatureCache(tmp_path / "cache"), Counter()
+    cache.folder.rmdir()
+    assert cache.get({"a": 1}, compute)["features"].shape == (4, 3)
+    assert "going on without keeping features" in caplog.text
+
+
+def test_what_does_not_hold_any_more_is_computed_again(tmp_path: Path) -> None:
+    cache, compute = FeatureCache(tmp_path), Counter()
+    cache.get({"a": 1}, compute)
+    fresh = cache.get({"a": 1}, compute, is_current=lambda kept: False)
+    assert compute.calls == 2
+    again = cache.get({"a": 1}, compute, is_current=lambda kept: True)
+    assert torch.equal(again["features"], fresh["features"])
+    assert compute.calls == 2
+
+
+def test_two_writers_with_one_process_number(tmp_path: Path, monkeypatch) -> None:
+    """As on two machines that share a folder."""
+    scratch: list[Path] = []
+    write = Path.write_bytes
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda self, content: scratch.append(self) or write(self, content)
+    )
+    for _ in range(2):
+        write_tensors(tmp_path / "x", {"x": torch.ones(2)})
+    assert len(set(scratch)) == 2

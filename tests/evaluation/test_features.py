@@ -13,7 +13,7 @@ from torch import nn
 from owlkit import DualEncoder
 from owlkit.data.class_images import read_class_images
 from owlkit.encoders import VisionTower
-from owlkit.errors import CheckpointError, ConfigError, DatasetError, QueryError
+from owlkit.errors import CheckpointError, ConfigError, DatasetError, ImageError, QueryError
 from owlkit.evaluation.feature_cache import FeatureCache
 from owlkit.evaluation.features import (
     EncodedImages,
@@ -274,3 +274,27 @@ def test_the_image_tower_of_a_detector(owlv2_folder: Path, tmp_path: Path) -> No
     tower, preprocessing = load_encoder(tmp_path / "own")
     assert isinstance(tower, VisionTower)
     assert preprocessing == detector.preprocessing
+
+
+def test_an_image_that_was_lost_once_is_not_lost_for_good(
+    model: DualEncoder, files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a share of the network was away for a moment."""
+    cache = FeatureCache(tmp_path / "cache")
+    read = ImageFiles.read
+
+    def fail(self: ImageFiles, index: int) -> np.ndarray:
+        if index == 2:
+            raise ImageError("away")
+        return read(self, index)
+
+    monkeypatch.setattr(ImageFiles, "read", fail)
+    calls = Calls(model.vision)
+    for _ in range(2):
+        assert Encoder(model, cache=cache).images(files).rows.tolist() == [0, 1, 3, 4]
+    assert calls.rows == [4]
+    monkeypatch.setattr(ImageFiles, "read", read)
+    for _ in range(2):
+        found = Encoder(model, cache=cache).images(files)
+        assert (found.rows.tolist(), found.unreadable) == ([0, 1, 2, 3, 4], ())
+    assert calls.rows == [4, 5]

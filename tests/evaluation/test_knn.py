@@ -77,7 +77,8 @@ def test_small_case_counted_by_hand() -> None:
     expected = [near / (near + far), far / (near + far), 0, 0]
     assert votes[1].tolist() == pytest.approx(expected)
     # A class that no training row has is never among the found.
-    assert knn_accuracy(train, labels, test, torch.tensor([1, 7]), k=2) == (0.5, 0.5)
+    found = knn.knn_probe(train, labels, test, torch.tensor([1, 7]), k=2)
+    assert (found.top1, found.top5, found.mean_per_class_recall) == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(

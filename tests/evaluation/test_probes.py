@@ -186,11 +186,12 @@ def test_rows_are_held_out_by_class(share: float) -> None:
 
 def test_one_example_a_class_leaves_nothing_to_choose_by() -> None:
     train, labels = clouds(4)
-    test, test_labels = clouds(20, seed=1)
-    for probe in (ridge_probe, logistic_probe, linear_probe):
-        with pytest.raises(DatasetError, match="pass a single setting"):
-            probe(train, labels, test, test_labels)
-    assert ridge_probe(train, labels, test, test_labels, strengths=(1.0,)).top1 > 0.6
+    rows = train, labels, *clouds(20, seed=1)
+    assert ridge_probe(*rows) == ridge_probe(*rows, strengths=(32.0,))
+    assert ridge_probe(*rows).top1 > 0.6
+    assert logistic_probe(*rows) == logistic_probe(*rows, strengths=(1e-4,))
+    middle = LinearSchedule(weight_decays=(1e-3,))
+    assert linear_probe(*rows) == linear_probe(*rows, schedule=middle)
 
 
 def test_classes_that_only_the_test_has_are_missed() -> None:

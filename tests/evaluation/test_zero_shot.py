@@ -113,7 +113,9 @@ def test_confusion_is_drawn_with_right_answers_darker(tmp_path: Path, classes: i
     confusion = np.eye(classes, dtype=np.int64) * 5
     confusion[0] = 0  # a class without images
     file = tmp_path / "confusion.png"
-    draw_confusion(confusion, [f"price $ {n}$" for n in range(classes)], file, title="a model")
+    draw_confusion(
+        confusion, [f"price $ {n}$" for n in range(classes)], file, title="/$runs/\\frac{/$best"
+    )
     with Image.open(file) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     blue = (pixels[..., 2] - pixels[..., 0] > 60).mean()

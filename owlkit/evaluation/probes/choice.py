@@ -3,15 +3,48 @@
 Shapes: N rows, E features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from owlkit.errors import ConfigError, DatasetError
+from owlkit.errors import ConfigError
 from owlkit.evaluation.probes.result import LinearClassifier
 from owlkit.evaluation.zero_shot import classification_metrics
+
+
+def choose_setting(
+    fit: Callable[[Tensor, Tensor], Sequence[LinearClassifier]],
+    features: Tensor,
+    labels: Tensor,
+    settings: int,
+    *,
+    held_out: float,
+    seed: int,
+) -> int:
+    """Index of the setting that is best on rows held out; of equally good ones the first.
+
+    A single setting is taken as it is. Where no class has two rows, nothing can be held out, and
+    the setting in the middle is taken.
+
+    Args:
+        fit: Learns one classifier with each setting from features [n, E] and labels [n].
+        features: To learn from [N, E].
+        labels: Class numbers [N].
+        settings: How many there are.
+        held_out: Share of the rows of each class, above 0 and below 1.
+        seed: Of the choice of these rows.
+
+    Raises:
+        ConfigError: If ``held_out`` is out of range.
+    """
+    if settings <= 1:
+        return 0
+    rows, held = hold_out(labels, held_out, seed)
+    if not len(held):
+        return settings // 2
+    return choose(fit(features[rows], labels[rows]), features[held], labels[held])
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -20,7 +53,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     Args:
         labels: Class numbers [N].
         share: Of each class that is held out, above 0 and below 1; of two or more rows at least
-            one is, and one is left.
+            one is, and one is left; of a single one none.
         seed: Equal seeds split alike.
 
     Returns:
@@ -28,7 +61,6 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         ConfigError: If ``share`` is out of range.
-        DatasetError: If no class has two rows.
     """
     if not 0 < share < 1:
         raise ConfigError(f"held_out: expected a share above 0 and below 1, found {share}")
@@ -39,11 +71,6 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         rows = np.flatnonzero(numbers == label)
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         held[generator.permutation(rows)[:count]] = True
-    if not held.any():
-        raise DatasetError(
-            "expected two rows of some class, to choose between settings on rows held out, found"
-            " one of each: pass a single setting"
-        )
     split = torch.from_numpy(held).to(labels.device)
     return (~split).nonzero().flatten(), split.nonzero().flatten()
 

@@ -10,6 +10,7 @@ Shapes: N training rows, M test rows, E features, C classes, B batch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from owlkit.errors import ConfigError
 from owlkit.evaluation.labelled import check_train_and_test, count_classes
-from owlkit.evaluation.probes.choice import choose, hold_out
+from owlkit.evaluation.probes.choice import choose_setting
 from owlkit.evaluation.probes.result import LinearClassifier, ProbeResult, result_of
 
 _MOMENTUM = 0.9
@@ -85,7 +86,8 @@ def linear_probe(
         test: Features [M, E].
         test_labels: Class numbers [M].
         schedule: How to train, and what to choose from; the default of its class if None. A single
-            setting is taken as it is.
+            setting is taken as it is; where no class has two rows to choose by, so is the middle
+            one.
         held_out: Share of the training rows of each class, above 0 and below 1.
         seed: Of the choice of rows held out and of the order of the batches.
 
@@ -101,14 +103,18 @@ def linear_probe(
     classes = count_classes(train_labels, test_labels)
     train, test = normalize(train.float(), dim=1), normalize(test.float(), dim=1)
     settings = schedule.settings()
-    best = 0
-    if len(settings) > 1:
-        fit, held = hold_out(train_labels, held_out, seed)
-        swept = fit_linear(train[fit], train_labels[fit], schedule, classes=classes, seed=seed)
-        best = choose(swept, train[held], train_labels[held])
+    fit = partial(fit_linear, classes=classes, seed=seed)
+    best = choose_setting(
+        partial(fit, schedule=schedule),
+        train,
+        train_labels,
+        len(settings),
+        held_out=held_out,
+        seed=seed,
+    )
     rate, decay = settings[best]
     chosen = replace(schedule, learning_rates=(rate,), weight_decays=(decay,))
-    (classifier,) = fit_linear(train, train_labels, chosen, classes=classes, seed=seed)
+    (classifier,) = fit(train, train_labels, schedule=chosen)
     return result_of(classifier.scores(test), test_labels, strength=decay, learning_rate=rate)
 
 

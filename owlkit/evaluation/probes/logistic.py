@@ -7,6 +7,7 @@ Shapes: N training rows, M test rows, E features, C classes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from owlkit.errors import ConfigError
 from owlkit.evaluation.labelled import check_train_and_test, count_classes
-from owlkit.evaluation.probes.choice import choose, hold_out
+from owlkit.evaluation.probes.choice import choose_setting
 from owlkit.evaluation.probes.result import LinearClassifier, ProbeResult, result_of
 
 LOGISTIC_STRENGTHS: tuple[float, ...] = tuple(10.0**power for power in range(0, -8, -1))
@@ -46,7 +47,8 @@ def logistic_probe(
         test: Features [M, E].
         test_labels: Class numbers [M].
         strengths: To choose from, each at least 0; of equally good ones the first. A single one is
-            taken as it is. A strength is 1 / (C N) in the terms of scikit-learn.
+            taken as it is; where no class has two rows to choose by, so is the middle one. A
+            strength is 1 / (C N) in the terms of scikit-learn.
         held_out: Share of the training rows of each class, above 0 and below 1.
         seed: Of the choice of rows held out.
         max_iterations: Of L-BFGS, for each strength.
@@ -57,17 +59,17 @@ def logistic_probe(
     """
     check_train_and_test(train, train_labels, test, test_labels)
     classes = count_classes(train_labels, test_labels)
-    best = 0
-    if len(strengths) > 1:
-        fit, held = hold_out(train_labels, held_out, seed)
-        swept = fit_logistic(
-            train[fit], train_labels[fit], strengths, classes=classes, max_iterations=max_iterations
-        )
-        best = choose(swept, train[held], train_labels[held])
-    chosen = strengths[best : best + 1]
-    (classifier,) = fit_logistic(
-        train, train_labels, chosen, classes=classes, max_iterations=max_iterations
+    fit = partial(fit_logistic, classes=classes, max_iterations=max_iterations)
+    best = choose_setting(
+        partial(fit, strengths=strengths),
+        train,
+        train_labels,
+        len(strengths),
+        held_out=held_out,
+        seed=seed,
     )
+    chosen = strengths[best : best + 1]
+    (classifier,) = fit(train, train_labels, chosen)
     return result_of(classifier.scores(test), test_labels, strength=chosen[0])
 
 

@@ -6,6 +6,7 @@ Shapes: N training rows, M test rows, E features, C classes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from owlkit.errors import ConfigError
 from owlkit.evaluation.labelled import check_train_and_test, count_classes
-from owlkit.evaluation.probes.choice import choose, hold_out
+from owlkit.evaluation.probes.choice import choose_setting
 from owlkit.evaluation.probes.result import LinearClassifier, ProbeResult, result_of
 
 RIDGE_STRENGTHS: tuple[float, ...] = tuple(2.0**power for power in range(-10, 21))
@@ -44,7 +45,7 @@ def ridge_probe(
         test: Features [M, E].
         test_labels: Class numbers [M].
         strengths: To choose from, each above 0; of equally good ones the first. A single one is
-            taken as it is.
+            taken as it is; where no class has two rows to choose by, so is the middle one.
         held_out: Share of the training rows of each class, above 0 and below 1.
         seed: Of the choice of rows held out.
 
@@ -54,11 +55,8 @@ def ridge_probe(
     """
     check_train_and_test(train, train_labels, test, test_labels)
     classes = count_classes(train_labels, test_labels)
-    best = 0
-    if len(strengths) > 1:
-        fit, held = hold_out(train_labels, held_out, seed)
-        swept = fit_ridge(train[fit], train_labels[fit], strengths, classes=classes)
-        best = choose(swept, train[held], train_labels[held])
+    fit = partial(fit_ridge, strengths=strengths, classes=classes)
+    best = choose_setting(fit, train, train_labels, len(strengths), held_out=held_out, seed=seed)
     chosen = strengths[best : best + 1]
     (classifier,) = fit_ridge(train, train_labels, chosen, classes=classes)
     return result_of(classifier.scores(test), test_labels, strength=chosen[0])
