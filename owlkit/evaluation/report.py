@@ -9,9 +9,10 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
     """One line a metric: its name and its value with four digits; ``-`` where it is undefined.
 
     Example:
-        >>> print(format_metrics({"AP": 0.31234, "APs": -1.0}))
-        AP    0.3123
-        APs   -
+        >>> print(format_metrics({"AP": 0.31234, "APs": -1.0, "strength": 1e-6}))
+        AP         0.3123
+        APs        -
+        strength   1.0e-06
     """
     width = max(map(len, metrics), default=0)
     return "\n".join(f"{name:{width}}   {_number(value)}" for name, value in metrics.items())
@@ -43,4 +44,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _number(value: float) -> str:
-    return "-" if value == -1 else f"{value:.4f}"
+    if value == -1:
+        return "-"
+    return f"{value:.1e}" if 0 < value < 1e-4 else f"{value:.4f}"
