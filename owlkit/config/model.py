@@ -171,6 +171,15 @@ class PreprocessingSection(Section):
     """Divides the red, green and blue channel after the mean is subtracted; null as for `mean`."""
 
 
+def refuse_towers(vision: VisionSection, text: TextSection) -> None:
+    """Raises ValueError if keys are set that `init_from` decides."""
+    own = ("name", "weights", "init", "overrides")
+    refuse_changed(vision, own, decided_by="init_from", section="vision.")
+    sizes = ("width", "depth", "heads", "vocab_size", "embed_width")
+    keys = (*sizes, "architecture", "activation", "weights", "pool")
+    refuse_changed(text, keys, decided_by="init_from", section="text.")
+
+
 class ModelSection(Section):
     """The detector: two towers, heads and preprocessing."""
 
@@ -199,9 +208,5 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.init_from is not None:
-            vision = ("name", "weights", "init", "overrides")
-            refuse_changed(self.vision, vision, decided_by="init_from", section="vision.")
-            sizes = ("width", "depth", "heads", "vocab_size", "embed_width")
-            text = (*sizes, "architecture", "activation", "weights", "pool")
-            refuse_changed(self.text, text, decided_by="init_from", section="text.")
+            refuse_towers(self.vision, self.text)
         return self

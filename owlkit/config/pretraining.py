@@ -6,7 +6,12 @@ from pydantic import Field, model_validator
 
 from owlkit.config.base import Section, refuse_changed
 from owlkit.config.data import Pair
-from owlkit.config.model import PreprocessingSection, TextSection, VisionSection
+from owlkit.config.model import (
+    PreprocessingSection,
+    TextSection,
+    VisionSection,
+    refuse_towers,
+)
 
 
 class DualEncoderSection(Section):
@@ -33,11 +38,7 @@ class DualEncoderSection(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.init_from is not None:
-            vision = ("name", "weights", "init", "overrides")
-            refuse_changed(self.vision, vision, decided_by="init_from", section="vision.")
-            sizes = ("width", "depth", "heads", "vocab_size", "embed_width")
-            text = (*sizes, "architecture", "activation", "weights", "pool")
-            refuse_changed(self.text, text, decided_by="init_from", section="text.")
+            refuse_towers(self.vision, self.text)
             refuse_changed(self, ("image_projection",), decided_by="init_from")
         return self
 

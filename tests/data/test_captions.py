@@ -154,7 +154,6 @@ def test_a_table_that_does_not_fit(folder: Path, text: str | bytes, message: str
 
 
 def test_a_file_that_is_no_parquet(folder: Path) -> None:
-    pytest.importorskip("pyarrow")
     (folder / "t.parquet").write_bytes(b"no table")
     with pytest.raises(DatasetError, match=r"t\.parquet: expected a Parquet file, found"):
         read_captioned_images(folder / "t.parquet", folder)

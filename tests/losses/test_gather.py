@@ -129,7 +129,9 @@ def runs(golden, tmp_path_factory) -> Mapping[int, list[dict]]:
     command = [sys.executable, "-m", __name__, golden("04_contrastive"), scratch]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=120)
     return {
-        world: [torch.load(scratch / f"{world}_{rank}.pt") for rank in range(world)]
+        world: [
+            torch.load(scratch / f"{world}_{rank}.pt", weights_only=True) for rank in range(world)
+        ]
         for world in WORLDS
     }
 
