@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from owlkit.errors import BoxError, ConfigError
 from owlkit.losses.focal import focal_loss, uniform_focal_loss
 from owlkit.losses.matching import GIOU_EPS, match
 from owlkit.losses.objectness import objectness_loss
+from owlkit.losses.processes import process_count, sum_over_processes
 from owlkit.ops import cxcywh_to_xyxy, paired_generalized_box_iou
 from owlkit.structures import DetectionTargets
 
@@ -163,8 +163,8 @@ class DetectionLoss(nn.Module):
             counts = counts.masked_fill(~example_mask.bool()[:, None], 0)
         if self.normalization == "per_example":
             return counts.clamp(min=1)
-        total, processes = _sum_over_processes(counts.sum(dim=0))
-        return (total.clamp(min=1) / (len(counts) * processes)).expand_as(counts)
+        total = sum_over_processes(counts.sum(dim=0))
+        return (total.clamp(min=1) / (len(counts) * process_count())).expand_as(counts)
 
     def _match(self, logits: Tensor, boxes: Tensor, targets: DetectionTargets) -> Tensor:
         return match(
@@ -239,14 +239,6 @@ def _counts(targets: DetectionTargets) -> Tensor:
     positives = labels.masked_fill(~targets.query_mask, 0).sum(dim=1)
     boxes = targets.box_mask.sum(dim=1).to(positives.dtype)
     return torch.stack([positives, boxes, boxes, torch.ones_like(boxes)], dim=1)
-
-
-def _sum_over_processes(counts: Tensor) -> tuple[Tensor, int]:
-    """The sum, and the number of processes."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return counts, 1
-    dist.all_reduce(counts)
-    return counts, dist.get_world_size()
 
 
 def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:

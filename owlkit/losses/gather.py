@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from owlkit.losses.processes import process_count, sum_over_processes
+
 
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes of torch.distributed, in the order of their ranks.
@@ -23,7 +25,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Returns:
         [B, ...]; ``rows`` itself where there is one process.
     """
-    if _processes() == 1:
+    if process_count() == 1:
         return rows
     gathered: Tensor = _GatherRows.apply(rows)
     return gathered
@@ -35,7 +37,7 @@ def row_positions(rows: Tensor) -> Tensor:
     Args:
         rows: Of this process [b, ...].
     """
-    first = dist.get_rank() * len(rows) if _processes() > 1 else 0
+    first = dist.get_rank() * len(rows) if process_count() > 1 else 0
     return torch.arange(first, first + len(rows), device=rows.device)
 
 
@@ -43,18 +45,11 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.count = len(rows)
-        gathered = rows.new_empty(_processes() * len(rows), *rows.shape[1:])
-        dist.all_gather(list(gathered.chunk(_processes())), rows.contiguous())
+        gathered = rows.new_empty(process_count() * len(rows), *rows.shape[1:])
+        dist.all_gather(list(gathered.chunk(process_count())), rows.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        total = sum_over_processes(gradients[0])
         return total[dist.get_rank() * ctx.count :][: ctx.count]
-
-
-def _processes() -> int:
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1
-    return dist.get_world_size()

@@ -1,21 +1,18 @@
 """One, two and four processes agree: real gloo processes, and the numbers of open_clip."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from owlkit.losses import clip_loss, nt_xent_loss, siglip_loss, triplet_loss
 from owlkit.losses.gather import gather_rows, row_positions
+from tests.losses.worlds import WORLDS, run_in_worlds
 
-WORLDS = (2, 4)
 COUNT = 12
 
 Loss = Callable[[dict[str, Tensor], Tensor | None], Tensor]
@@ -99,41 +96,24 @@ def gather_halves(rank: int) -> dict[str, Tensor]:
     return {"rows": gathered.detach(), "grad": rows.grad, "own": row_positions(rows)}
 
 
-def work(rank: int, golden: Path, scratch: Path) -> None:
-    """Runs every case in each world that has this rank."""
-    torch.set_num_threads(1)
-    for world in WORLDS:
-        if rank >= world:
-            continue
-        dist.init_process_group(
-            "gloo", init_method=f"file://{scratch}/store{world}", rank=rank, world_size=world
-        )
-        results = {
-            (kind, name): evaluate(loss, name, rank, world)
-            for kind, loss in LOSSES.items()
-            for name in FEATURES
-        }
-        for kind in ("clip", "siglip"):
-            results[kind, "golden"] = evaluate_golden(LOSSES[kind], golden, rank, world)
-        results["gather", "halves"] = gather_halves(rank)
-        torch.save(results, scratch / f"{world}_{rank}.pt")
-        dist.barrier()
-        dist.destroy_process_group()
+def run_cases(golden: Path, rank: int, world: int) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """What one process of a world finds."""
+    results = {
+        (kind, name): evaluate(loss, name, rank, world)
+        for kind, loss in LOSSES.items()
+        for name in FEATURES
+    }
+    for kind in ("clip", "siglip"):
+        results[kind, "golden"] = evaluate_golden(LOSSES[kind], golden, rank, world)
+    results["gather", "halves"] = gather_halves(rank)
+    return results
 
 
 @pytest.fixture(scope="module")
 def runs(golden, tmp_path_factory) -> Mapping[int, list[dict]]:
     """By number of processes, what each of them found."""
     scratch = tmp_path_factory.mktemp("processes")
-    # A process of their own loads the packages once, has no threads and can thus be forked.
-    command = [sys.executable, "-m", __name__, golden("04_contrastive"), scratch]
-    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=120)
-    return {
-        world: [
-            torch.load(scratch / f"{world}_{rank}.pt", weights_only=True) for rank in range(world)
-        ]
-        for world in WORLDS
-    }
+    return run_in_worlds(__name__, golden("04_contrastive"), scratch)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -194,9 +174,3 @@ def test_one_process_needs_no_group():
     rows = torch.ones(3, 2)
     assert gather_rows(rows) is rows
     assert row_positions(rows).tolist() == [0, 1, 2]
-
-
-if __name__ == "__main__":
-    torch.multiprocessing.start_processes(
-        work, tuple(map(Path, sys.argv[1:])), nprocs=max(WORLDS), start_method="fork"
-    )

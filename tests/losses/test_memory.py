@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from owlkit.losses import DetectionLoss, clip_loss, nt_xent_loss, siglip_loss
+from owlkit.losses import DetectionLoss, clip_loss, dino_loss, nt_xent_loss, siglip_loss
 from tests.losses.problems import random_problem
 
 
@@ -127,3 +127,20 @@ def test_memory_does_not_grow_with_the_square_of_the_batch(loss, columns):
     assert twice.peak < 2.2 * once.peak
     assert once.largest <= 256 * columns * PAIRS
     assert twice.largest <= 256 * columns * 2 * PAIRS
+
+
+def test_nothing_of_all_pairs_of_views_is_made():
+    """No tensor is larger than the logits of all views; one of that size is kept, 3 live at once.
+
+    Ten views of 4 images, 2 of them global.
+    """
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(40, 512, generator=generator).requires_grad_()
+    probs = torch.rand(8, 512, generator=generator)
+    with MemoryMeter() as meter:
+        loss = dino_loss(student, probs)
+        kept = meter.held
+        loss.backward()
+    assert meter.largest == student.numel()
+    assert kept < 1.4 * student.nbytes
+    assert meter.peak < 3.4 * student.nbytes
