@@ -22,13 +22,14 @@ if TYPE_CHECKING:
         visualize,
     )
     from owlkit.detections import Detections
-    from owlkit.models import DualEncoder, OwlDetector
+    from owlkit.models import DualEncoder, ImageBackbone, OwlDetector
     from owlkit.predictor import Predictor, Scene
     from owlkit.queries import QuerySet
 
 __all__ = [
     "Detections",
     "DualEncoder",
+    "ImageBackbone",
     "OwlDetector",
     "Predictor",
     "QuerySet",
@@ -53,6 +54,7 @@ __all__ = [
 _HOMES = {
     "Detections": "owlkit.detections",
     "DualEncoder": "owlkit.models",
+    "ImageBackbone": "owlkit.models",
     "OwlDetector": "owlkit.models",
     "Predictor": "owlkit.predictor",
     "QuerySet": "owlkit.queries",
@@ -64,7 +66,7 @@ _MODULES = frozenset(name for name in __all__ if name.islower() and not name.sta
 # `from owlkit import *`, `help` and `inspect` work; to ask for one of them tells what to install.
 _TORCH = ("pydantic", "timm", "torch", "torchvision", "transformers", "yaml")
 _EXTRAS = {
-    "torch": (_TORCH, ("DualEncoder", "OwlDetector", "config", "encoders", "ops")),
+    "torch": (_TORCH, ("DualEncoder", "ImageBackbone", "OwlDetector", "config", "encoders", "ops")),
     "train": ((*_TORCH, "accelerate", "rich", "scipy"), ("engine", "evaluation", "losses")),
 }
 for _packages, _names in _EXTRAS.values():

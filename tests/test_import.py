@@ -142,7 +142,7 @@ def test_what_is_listed_can_be_used() -> None:
         "print(*owlkit.__all__)",
     )
     everything, without_torch = (set(_run(*lines).split()) for lines in (look, (BLOCKED, *look)))
-    classes = {"DualEncoder", "OwlDetector"}
+    classes = {"DualEncoder", "ImageBackbone", "OwlDetector"}
     modules = {"config", "encoders", "engine", "evaluation", "losses", "ops"}
     assert everything - without_torch == classes | modules
     assert {"Predictor", "Detections", "visualize", "geometry", "images"} <= without_torch

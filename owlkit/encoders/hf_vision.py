@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from owlkit.encoders.positions import PositionMode
-from owlkit.encoders.vision import Override, VisionTower
+from owlkit.encoders.timm_models import Override
+from owlkit.encoders.vision import VisionTower
 from owlkit.errors import CheckpointError
 
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}

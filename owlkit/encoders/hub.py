@@ -79,7 +79,7 @@ def read_manifest(folder: Path, *, kinds: tuple[str, ...]) -> dict[str, Any]:
 
     Args:
         folder: The model folder.
-        kinds: Kinds of model that are welcome: ``detector``, ``dual_encoder``.
+        kinds: Kinds of model that are welcome: ``detector``, ``dual_encoder``, ``backbone``.
 
     Raises:
         CheckpointError: If it is damaged, of a newer format, or of another kind of model.

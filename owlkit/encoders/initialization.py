@@ -7,8 +7,10 @@ from timm.layers import weight_init
 from timm.layers.attention_pool2d import AttentionPool2d
 from torch import nn
 
+from owlkit.encoders.positions import sincos_positions
 from owlkit.encoders.text import TextTower
 from owlkit.encoders.vision import VisionTower
+from owlkit.errors import ConfigError
 
 
 @torch.no_grad()
@@ -52,6 +54,46 @@ def _init_vit(model: Any, width: int) -> None:
                 nn.init.zeros_(block.attn.qkv.bias)
         for layer in (block.mlp.fc1, block.mlp.fc2):
             layer.reset_parameters()
+
+
+@torch.no_grad()
+def init_mae_vision(tower: VisionTower) -> None:
+    """Initialises an image tower as MAE's encoder [0].
+
+    Linear layers Xavier-uniform with zero biases, the patch embedding too, as a matrix; class token
+    (and registers) N(0, 0.02), the number being the standard deviation. Positions are sines and
+    cosines, zero for the class token, and are not trained.
+
+    - [0]: Masked Autoencoders Are Scalable Vision Learners, 2021, https://arxiv.org/abs/2111.06377
+
+    Raises:
+        ConfigError: If the tower is no vision transformer with a position table.
+    """
+    model = tower.model
+    if not tower.is_vit or model.pos_embed is None:
+        raise ConfigError(
+            "MAE's initialisation: expected a vision transformer with positions, "
+            f"found {tower.name}"
+        )
+    xavier_init_linears(model)
+    projection = model.patch_embed.proj.weight
+    nn.init.xavier_uniform_(projection.view(projection.shape[0], -1))
+    for token in (model.cls_token, model.reg_token):
+        if token is not None:
+            nn.init.normal_(token, std=0.02)
+    patches = sincos_positions(tower.grid, tower.width)
+    model.pos_embed.zero_()
+    model.pos_embed[:, -len(patches) :] = patches
+    model.pos_embed.requires_grad_(False)
+
+
+def xavier_init_linears(module: nn.Module) -> None:
+    """Draws every linear layer of a module Xavier-uniform, with zero bias: MAE's initialisation."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

@@ -1,15 +1,17 @@
-"""Learned position embeddings at another grid size, in each way that published models use.
+"""Position embeddings: learned ones at another grid size, and fixed ones.
 
-The ways are not interchangeable: away from its training size a model only reproduces its published
-features under the rule it was made with, so the rule is part of a checkpoint.
+Published models resample learned positions in several ways. These are not interchangeable: away
+from its training size a model only reproduces its published features under the rule it was made
+with, so the rule is part of a checkpoint.
 """
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from owlkit.errors import InputSizeError
+from owlkit.errors import ConfigError, InputSizeError
 
 PositionMode = Literal["bicubic", "bicubic_offset", "bicubic_antialias", "bilinear_aligned", "crop"]
 POSITION_MODES: tuple[str, ...] = get_args(PositionMode)
@@ -76,6 +78,35 @@ def _interpolate(
         factor = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
         return F.interpolate(grid, scale_factor=factor, mode="bicubic")
     return F.interpolate(grid, size=new, mode="bicubic", antialias=mode == "bicubic_antialias")
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed positions of a grid of patches, as MAE's [0]: sines and cosines of column, then row.
+
+    Each of the four parts has D/4 wavelengths, from 2 pi to nearly 10,000 * 2 pi patches.
+
+    - [0]: Masked Autoencoders Are Scalable Vision Learners, 2021, https://arxiv.org/abs/2111.06377
+
+    Args:
+        grid: h and w.
+        width: D; a multiple of 4.
+
+    Returns:
+        float32 [h*w, D], row-major.
+
+    Raises:
+        ConfigError: If the width cannot be divided.
+    """
+    if width % 4:
+        raise ConfigError(f"sine-cosine positions need a width that is a multiple of 4; {width}")
+    quarter = width // 4
+    frequencies = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(
+        *(torch.arange(cells, dtype=torch.float64) for cells in grid), indexing="ij"
+    )
+    angles = [places.reshape(-1, 1) * frequencies for places in (columns, rows)]
+    parts = [part for angle in angles for part in (angle.sin(), angle.cos())]
+    return torch.cat(parts, dim=1).float()
 
 
 def published_positions(name: str) -> PositionMode:

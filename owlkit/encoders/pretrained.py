@@ -51,7 +51,7 @@ def load_vision_tower(folder_or_id: str | Path) -> VisionTower:
 
 
 def _load_owlkit(folder: Path) -> VisionTower:
-    manifest = read_manifest(folder, kinds=("detector", "dual_encoder"))
+    manifest = read_manifest(folder, kinds=("detector", "dual_encoder", "backbone"))
     try:
         with SkipRandomInit():
             tower = VisionTower(**manifest["architecture"]["vision"])

@@ -3,20 +3,14 @@
 Shapes: B images, P patches, K kept patches, D tower width.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.layers.drop import DropPath
-from timm.layers.mlp import SwiGLUPacked
-from timm.layers.norm import LayerNorm
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from owlkit.encoders import vit
-from owlkit.encoders.conv_stem import ConvStem
 from owlkit.encoders.feature_map import encode_feature_map
 from owlkit.encoders.positions import (
     PositionMode,
@@ -24,14 +18,15 @@ from owlkit.encoders.positions import (
     published_positions,
     resample_positions,
 )
-from owlkit.errors import CheckpointError, ConfigError, InputSizeError, TokenError
+from owlkit.encoders.timm_models import (
+    Override,
+    create_timm_model,
+    default_image_size,
+    is_vision_transformer,
+    set_drop_paths,
+)
+from owlkit.errors import ConfigError, InputSizeError, TokenError
 from owlkit.structures import PatchFeatures
-
-Override = int | float | bool | str
-
-_VIT_MODULES = ("vision_transformer", "deit", "eva")
-_PLAIN_MODULES = ("vision_transformer", "deit")
-_WINDOWED_MODULES = ("swin_transformer",)
 
 # On CPUs torch's fused attention is no faster in bfloat16 than in float32. Up to this many patches
 # plain matrix products take half its time (3.2 against 7.3 ms at 577 tokens, 8.5 against 20 at
@@ -56,6 +51,8 @@ class VisionTower(nn.Module):
         drop_path: Stochastic depth rate of the last block, rising linearly from 0, in [0, 1).
         rescale_dropped: Divide kept branches by their probability of being kept, as is usual; False
             is what OWL-ViT was trained with.
+        uniform_drop_path: Give every block the rate ``drop_path``, as DINOv2, instead of letting it
+            rise; vision transformers only.
         mask_token: Own a learned token that can replace masked patches.
         overrides: Keyword arguments for the timm constructor, such as ``embed_dim`` or ``depth``;
             ``norm_eps`` (float) and ``mlp="swiglu"`` are understood for vision transformers, and
@@ -72,7 +69,8 @@ class VisionTower(nn.Module):
         CheckpointError: If ``pretrained`` weights cannot be had.
     """
 
-    def __init__(
+    # One argument for each entry of a saved tower's specification.
+    def __init__(  # noqa: PLR0913
         self,
         name: str,
         *,
@@ -80,6 +78,7 @@ class VisionTower(nn.Module):
         positions: PositionMode | None = None,
         drop_path: float = 0.0,
         rescale_dropped: bool = True,
+        uniform_drop_path: bool = False,
         mask_token: bool = False,
         overrides: dict[str, Override] | None = None,
         pretrained: bool = False,
@@ -89,16 +88,16 @@ class VisionTower(nn.Module):
         self.positions = check_position_mode(positions or published_positions(name))
         self.drop_path = drop_path
         self.rescale_dropped = rescale_dropped
+        self.uniform_drop_path = uniform_drop_path
         self.overrides = dict(overrides or {})
-        self.image_size = _to_pair(image_size or _default_image_size(name))
-        self.is_vit = is_model_in_modules(name, _VIT_MODULES)
+        self.image_size = _to_pair(image_size or default_image_size(name))
+        self.is_vit = is_vision_transformer(name)
         arguments = {"drop_path_rate": drop_path, "pretrained": pretrained, **self.overrides}
-        self.model: Any = _create_timm(name, self.image_size, arguments)
-        _check_supported(name, self.model)
+        self.model: Any = create_timm_model(name, self.image_size, arguments)
+        set_drop_paths(
+            name, self.model, drop_path, rescale=rescale_dropped, uniform=uniform_drop_path
+        )
         self._gradient_checkpointing = False
-        for module in self.model.modules():
-            if isinstance(module, DropPath):
-                module.scale_by_keep = rescale_dropped
         self.width = int(self.model.num_features)
         self.pooled_width = int(getattr(self.model, "head_hidden_size", self.width))
         self.mask_token = nn.Parameter(torch.zeros(self.width)) if mask_token else None
@@ -127,6 +126,7 @@ class VisionTower(nn.Module):
             "positions": self.positions,
             "drop_path": self.drop_path,
             "rescale_dropped": self.rescale_dropped,
+            "uniform_drop_path": self.uniform_drop_path,
             "mask_token": self.mask_token is not None,
             "overrides": self.overrides,
         }
@@ -200,6 +200,30 @@ class VisionTower(nn.Module):
         tokens = vit.run_blocks(self.model, embedded, checkpointing=checkpointing)
         return vit.to_features(self.model, tokens, embedded.grid)
 
+    def last_layers(self, pixel_values: Tensor, count: int) -> list[PatchFeatures]:
+        """Features of the last blocks: DINO's linear evaluation reads several.
+
+        Args:
+            pixel_values: Normalised images [B, 3, H, W].
+            count: How many blocks, at least 1.
+
+        Returns:
+            One for each block, the shallowest first, each through the final norm and pooled as the
+            last one; that is what ``forward`` gives.
+
+        Raises:
+            InputSizeError: If the backbone cannot take images of this size.
+            TokenError: If the backbone is no vision transformer or has fewer blocks.
+        """
+        if not self.is_vit:
+            raise TokenError(f"layers by themselves need a vision transformer; found {self.name}")
+        if not 1 <= count <= len(self.model.blocks):
+            raise TokenError(f"count: expected 1 to {len(self.model.blocks)}, found {count}")
+        pixel_values = self._checked_pixels(pixel_values)
+        embedded = vit.embed_patches(self.model, pixel_values, positions=self.positions)
+        outputs = vit.last_outputs(self.model, embedded, count)
+        return [vit.to_features(self.model, tokens, embedded.grid) for tokens in outputs]
+
     def attention_maps(self, pixel_values: Tensor) -> Tensor:
         """Where the pooled vector looks: attention of the last block, one map per head.
 
@@ -260,7 +284,9 @@ class VisionTower(nn.Module):
             patches = resample_positions(
                 model.pos_embed[:, rows:], self.grid, new_grid, mode=mode or self.positions
             )
-            model.pos_embed = nn.Parameter(torch.cat([model.pos_embed[:, :rows], patches], dim=1))
+            table = torch.cat([model.pos_embed[:, :rows], patches], dim=1)
+            # Positions that are fixed, as MAE's, stay so.
+            model.pos_embed = nn.Parameter(table, requires_grad=model.pos_embed.requires_grad)
         if self.is_vit:
             self.model.patch_embed.set_input_size(img_size=new_size)
         self.image_size = new_size
@@ -317,60 +343,5 @@ class VisionTower(nn.Module):
             raise TokenError(f"mask must be [{batch}, {patches}], found {list(mask.shape)}")
 
 
-def _check_supported(name: str, model: Any) -> None:
-    """Refuses transformers whose tokens this class would arrange wrongly."""
-    if getattr(model, "dist_token", None) is not None:
-        raise ConfigError(f"{name}: towers with a distillation token are not supported")
-    if getattr(model, "rope_mixed", False):
-        raise ConfigError(f"{name}: towers with mixed rotary positions are not supported")
-
-
 def _to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _default_image_size(name: str) -> int:
-    try:
-        config = timm.get_pretrained_cfg(name)
-    except RuntimeError:
-        config = None
-    return int(config.input_size[-1]) if config is not None else 224
-
-
-def _create_timm(name: str, image_size: tuple[int, int], given: dict[str, Override]) -> Any:
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-        raise ConfigError(f"timm does not know the architecture {name!r}; near: {', '.join(near)}")
-    arguments: dict[str, Any] = {"num_classes": 0, **given}
-    if is_model_in_modules(name, _VIT_MODULES):
-        arguments |= {"img_size": image_size, "dynamic_img_size": True}
-        if "dinov3" in name:
-            # As its authors use it; timm's default would be the mean.
-            arguments.setdefault("global_pool", "token")
-        if "norm_eps" in arguments:
-            arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
-        if arguments.pop("mlp", None) == "swiglu":
-            arguments["mlp_layer"] = SwiGLUPacked
-        _choose_stem(name, arguments)
-    elif is_model_in_modules(name, _WINDOWED_MODULES):
-        # Windows keep their published size and are cut for each input.
-        arguments |= {"strict_img_size": False}
-    try:
-        return timm.create_model(name, **arguments)
-    except TypeError as error:
-        raise ConfigError(f"timm cannot build {name} with {given}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"the hub gives no weights for {name}: {error}") from error
-
-
-def _choose_stem(name: str, arguments: dict[str, Any]) -> None:
-    """Replaces the override ``stem`` by what timm understands."""
-    stem = arguments.pop("stem", None)
-    if stem is None:
-        return
-    if stem != "conv" or not is_model_in_modules(name, _PLAIN_MODULES):
-        raise ConfigError(
-            f"stem: expected 'conv', on one of timm's plain vision transformers (module "
-            f"vision_transformer or deit); found {stem!r} on {name}"
-        )
-    arguments["embed_layer"] = ConvStem

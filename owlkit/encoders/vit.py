@@ -131,6 +131,16 @@ def run_blocks(
     return tokens
 
 
+def last_outputs(model: Any, embedded: EmbeddedPatches, count: int) -> list[Tensor]:
+    """Outputs of the last ``count`` blocks before the final norm, shallowest first [B, T, D]."""
+    tokens = run_blocks(model, embedded, last=-count)
+    outputs = []
+    for block in model.blocks[-count:]:
+        tokens = _run_block(block, tokens, embedded.rope)
+        outputs.append(tokens)
+    return outputs
+
+
 def _run_block(block: nn.Module, tokens: Tensor, rope: Tensor | None) -> Tensor:
     output: Tensor = block(tokens) if rope is None else block(tokens, rope=rope)
     return output

@@ -1,6 +1,18 @@
-"""Dual encoders and the detector: stateless modules, loading and saving."""
+"""Models and the heads of their training: stateless modules, loading and saving."""
 
+from owlkit.models.backbone import ImageBackbone
 from owlkit.models.detector import OwlDetector
+from owlkit.models.distillation import CropEncoder, CropOutputs, update_teacher
+from owlkit.models.distillation_heads import DistillationHead, ProjectionHead
 from owlkit.models.dual_encoder import DualEncoder
 
-__all__ = ["DualEncoder", "OwlDetector"]
+__all__ = [
+    "CropEncoder",
+    "CropOutputs",
+    "DistillationHead",
+    "DualEncoder",
+    "ImageBackbone",
+    "OwlDetector",
+    "ProjectionHead",
+    "update_teacher",
+]

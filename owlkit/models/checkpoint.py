@@ -7,6 +7,8 @@ text/               the text encoder, as transformers saves it
 tokenizer/          the tokenizer, as transformers saves it
 README.md           model card
 ```
+
+A backbone has neither text encoder nor tokenizer.
 """
 
 import json
@@ -16,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
@@ -33,11 +35,12 @@ _TEXT_PREFIX = "text.model."
 
 
 class Savable(Protocol):
-    """What a model must show to be saved: its towers' parts and how to rebuild it."""
+    """What a model must show to be saved: its preprocessing and how to rebuild it.
 
-    text: TextTower
+    A model that answers texts also has ``text``, its text tower, and ``tokenizer``.
+    """
+
     preprocessing: Preprocessing
-    tokenizer: Tokenizer | None
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def save_folder(folder: str | Path, *, kind: str, model: Savable) -> None:
 
     Args:
         folder: A path that is free, an empty folder, or an owlkit model to replace.
-        kind: ``detector`` or ``dual_encoder``.
+        kind: ``detector``, ``dual_encoder`` or ``backbone``.
         model: The model, an ``nn.Module`` with towers, preprocessing and architecture.
 
     Raises:
@@ -65,10 +68,17 @@ def save_folder(folder: str | Path, *, kind: str, model: Savable) -> None:
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         save_file(own_weights(model), new / "model.safetensors", metadata={"format": "pt"})
-        model.text.save_model(new / "text")
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(new / "tokenizer")
+        _save_text(model, new)
         (new / "README.md").write_text(_model_card(kind, manifest), encoding="utf-8")
+
+
+def _save_text(model: Any, folder: Path) -> None:
+    text: TextTower | None = getattr(model, "text", None)
+    tokenizer: Tokenizer | None = getattr(model, "tokenizer", None)
+    if text is not None:
+        text.save_model(folder / "text")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder / "tokenizer")
 
 
 def own_weights(model: Any) -> dict[str, Tensor]:
@@ -169,20 +179,44 @@ def push_folder(save: Callable[[str | Path], None], repo_id: str, *, private: bo
     return str(commit.commit_url)
 
 
+class _Card(NamedTuple):
+    """What a model card says of one kind of model."""
+
+    title: str
+    task: str
+    use: str
+
+
+_CARDS = {
+    "detector": _Card(
+        "OwlDetector",
+        "zero-shot-object-detection",
+        'predictor = owlkit.Predictor.from_pretrained("this/folder")\n'
+        'detections = predictor.detect("photo.jpg", ["cat", "remote control"])',
+    ),
+    "dual_encoder": _Card(
+        "DualEncoder",
+        "zero-shot-image-classification",
+        'model = owlkit.DualEncoder.from_pretrained("this/folder")',
+    ),
+    "backbone": _Card(
+        "ImageBackbone",
+        "image-feature-extraction",
+        'model = owlkit.ImageBackbone.from_pretrained("this/folder")\n'
+        'pixels, _ = model.preprocessing(owlkit.images.load_image("photo.jpg"))\n'
+        "features = model(torch.from_numpy(pixels)[None])  # tokens, pooled, grid",
+    ),
+}
+
+
 def _model_card(kind: str, manifest: dict[str, Any]) -> str:
     architecture, preprocessing = manifest["architecture"], manifest["preprocessing"]
-    loader = "OwlDetector" if kind == "detector" else "DualEncoder"
-    use = (
-        'predictor = owlkit.Predictor.from_pretrained("this/folder")\n'
-        'detections = predictor.detect("photo.jpg", ["cat", "remote control"])'
-        if kind == "detector"
-        else 'model = owlkit.DualEncoder.from_pretrained("this/folder")'
-    )
+    card = _CARDS[kind]
     return f"""---
 library_name: owlkit
-pipeline_tag: zero-shot-{"object-detection" if kind == "detector" else "image-classification"}
+pipeline_tag: {card.task}
 ---
-# {loader} on {architecture["vision"]["name"]}
+# {card.title} on {architecture["vision"]["name"]}
 
 An owlkit model. Input {preprocessing["size"][0]}x{preprocessing["size"][1]} pixels,
 {preprocessing["fit"]} fit; the preprocessing is stored with the weights.
@@ -190,6 +224,6 @@ An owlkit model. Input {preprocessing["size"][0]}x{preprocessing["size"][1]} pix
 ```python
 import owlkit
 
-{use}
+{card.use}
 ```
 """

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, read_manifest, resolve_folder
+from owlkit.encoders.pretrained import load_vision_tower, read_colours
 from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.text import TextTower, load_text_model
 from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import CheckpointError, ConfigError
-from owlkit.geometry import Preprocessing
+from owlkit.geometry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from owlkit.models.backbone import ImageBackbone
 from owlkit.models.checkpoint import read_own_weights
 from owlkit.models.convention import (
     OWL_POSITIONS,
@@ -123,6 +125,20 @@ def load_dual_encoder(folder_or_id: str | Path) -> DualEncoder:
         )
     load_exactly(model, read_own_weights(folder, text), source=folder)
     return model.eval()
+
+
+def load_backbone(folder_or_id: str | Path) -> ImageBackbone:
+    """Loads an image tower with its preprocessing; see ``ImageBackbone.from_pretrained``."""
+    folder = resolve_folder(folder_or_id)
+    vision = load_vision_tower(folder)
+    if (folder / MANIFEST).is_file():
+        preprocessing = Preprocessing.from_dict(read_json(folder / MANIFEST)["preprocessing"])
+    else:
+        mean, std = read_colours(folder) or (IMAGENET_MEAN, IMAGENET_STD)
+        preprocessing = Preprocessing(
+            size=vision.image_size, fit="crop", resample="bicubic", mean=mean, std=std
+        )
+    return ImageBackbone(vision, preprocessing).eval()
 
 
 @contextmanager

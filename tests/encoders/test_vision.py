@@ -347,3 +347,44 @@ def test_weights_that_the_hub_does_not_give_are_named() -> None:
 def test_unknown_override_is_named() -> None:
     with pytest.raises(ConfigError, match="depht"):
         VisionTower("vit_small_patch16_224", overrides={"depht": 2})
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "vit_small_patch14_reg4_dinov2"])
+@torch.no_grad()
+def test_last_layers_match_timm(name: str) -> None:
+    tower = make(name)
+    image = torch.randn(2, 3, 64, 64)
+    expected = tower.model.get_intermediate_layers(image, 2, return_prefix_tokens=True, norm=True)
+    found = tower.last_layers(image, 2)
+    assert len(found) == 2
+    for features, (patches, prefix) in zip(found, expected, strict=True):
+        torch.testing.assert_close(features.tokens, patches)
+        torch.testing.assert_close(features.pooled, prefix[:, 0])
+    assert torch.equal(found[-1].tokens, tower(image).tokens)
+
+
+def test_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(TokenError, match="count: expected 1 to 2, found 3"):
+        make("vit_small_patch16_224").last_layers(torch.zeros(1, 3, 64, 64), 3)
+    with pytest.raises(TokenError, match="need a vision transformer; found resnet18"):
+        make("resnet18").last_layers(torch.zeros(1, 3, 64, 64), 1)
+
+
+def test_stochastic_depth_can_be_uniform() -> None:
+    def paths(**options: Any) -> list[Any]:
+        model = make("vit_small_patch16_224", drop_path=0.3, **options).model
+        return [path for block in model.blocks for path in (block.drop_path1, block.drop_path2)]
+
+    rates = [getattr(path, "drop_prob", 0.0) for path in paths()]
+    assert rates == pytest.approx([0.0, 0.0, 0.3, 0.3])
+    uniform = paths(uniform_drop_path=True, rescale_dropped=False)
+    assert [path.drop_prob for path in uniform] == [0.3] * 4
+    assert not any(path.scale_by_keep for path in uniform)
+    with pytest.raises(ConfigError, match="expected a vision transformer, found resnet18"):
+        make("resnet18", uniform_drop_path=True)
+
+
+def test_specification_without_newer_entries_still_builds() -> None:
+    spec = make("vit_small_patch16_224").spec
+    del spec["uniform_drop_path"]
+    assert not VisionTower(**spec).uniform_drop_path

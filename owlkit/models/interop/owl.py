@@ -47,7 +47,6 @@ from owlkit.models.interop import parts
 OWL_TYPES = ("owlvit", "owlv2")
 _CONFIGS: dict[str, Any] = {"owlvit": OwlViTConfig, "owlv2": Owlv2Config}
 _MODELS: dict[str, Any] = {"owlvit": OwlViTForObjectDetection, "owlv2": Owlv2ForObjectDetection}
-_ACTIVATION_NAMES = {"QuickGELU": "quick_gelu", "GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh"}
 
 # Hugging Face's names of the parts outside the towers, and owlkit's.
 _HEAD_NAMES = {
@@ -169,8 +168,8 @@ def _check_exportable(detector: OwlDetector) -> None:
         faults.append(f"image tower {vision.name}: needs a class token and no registers")
     elif isinstance(vision.model.norm_pre, nn.Identity):
         faults.append(f"image tower {vision.name}: needs CLIP's norm before the blocks")
-    elif _activation(detector) not in _ACTIVATION_NAMES:
-        faults.append(f"image tower {vision.name}: activation {_activation(detector)}")
+    elif parts.activation(detector.vision) not in parts.ACTIVATIONS:
+        faults.append(f"image tower {vision.name}: activation {parts.activation(detector.vision)}")
     if vision.image_size[0] != vision.image_size[1]:
         faults.append(f"image size {vision.image_size}: must be square")
     if detector.merge != "class_token":
@@ -185,10 +184,6 @@ def _check_exportable(detector: OwlDetector) -> None:
     if faults:
         listing = "\n  ".join(faults)
         raise CheckpointError(f"transformers' OWL classes cannot hold this detector:\n  {listing}")
-
-
-def _activation(detector: OwlDetector) -> str:
-    return type(detector.vision.model.blocks[0].mlp.act).__name__
 
 
 def _pools_at_largest_id(text: TextTower) -> bool:
@@ -242,7 +237,7 @@ def _make_config(detector: OwlDetector, model_type: str) -> dict[str, Any]:
             "num_channels": model.patch_embed.proj.in_channels,
             "image_size": vision.image_size[0],
             "patch_size": vision.patch_size,
-            "hidden_act": _ACTIVATION_NAMES[_activation(detector)],
+            "hidden_act": parts.ACTIVATIONS[parts.activation(vision)],
             "layer_norm_eps": model.norm.eps,
         },
         projection_dim=detector.text.width,

@@ -1,4 +1,4 @@
-"""What all Hugging Face imports share: text towers, prefixes, image processor files."""
+"""What all Hugging Face layouts share: text towers, prefixes, activations, processor files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from owlkit.encoders.hub import read_json
 from owlkit.encoders.pretrained import to_rgb
 from owlkit.encoders.text import Pool, TextTower
+from owlkit.encoders.vision import VisionTower
 from owlkit.errors import CheckpointError
 from owlkit.geometry import RGB
 
@@ -28,6 +29,19 @@ TEXT_SETTINGS = (
     "eos_token_id",
     "pad_token_id",
 )
+
+# The class of an activation in timm's blocks, and its name in Hugging Face's configurations.
+ACTIVATIONS = {
+    "QuickGELU": "quick_gelu",
+    "GELU": "gelu",
+    "GELUTanh": "gelu_pytorch_tanh",
+    "SiLU": "silu",
+}
+
+
+def activation(vision: VisionTower) -> str:
+    """Name of the class of the activation in a vision transformer's blocks."""
+    return type(vision.model.blocks[0].mlp.act).__name__
 
 
 def take_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

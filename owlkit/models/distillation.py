@@ -1,0 +1,128 @@
+"""An image tower with the heads of self-distillation: student or teacher.
+
+Shapes: B images, G global and L local crops of each, P patches of a global crop, M patches read, D
+width of the pooled vector, K prototypes. Crops are crop-major: crop 0 of all images, then crop 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from owlkit.encoders.vision import VisionTower
+from owlkit.errors import ConfigError, TokenError
+from owlkit.models.distillation_heads import DistillationHead
+from owlkit.structures import PatchFeatures
+
+
+@dataclass(frozen=True)
+class CropOutputs:
+    """What a :class:`CropEncoder` makes of crops.
+
+    Attributes:
+        logits: Of the pooled vectors of all crops, global ones first [(G + L) * B, K].
+        pooled: The tower's pooled vectors of the global crops [G * B, D].
+        patch_logits: Of the patches read, in the order of ``read_masked.nonzero()`` [M, K']; None
+            where none were asked for.
+    """
+
+    logits: Tensor
+    pooled: Tensor
+    patch_logits: Tensor | None
+
+
+class CropEncoder(nn.Module):
+    """Encodes crops of two sizes: DINO's multi-crop [0], and the patches that iBOT [1] hides.
+
+    - [0]: Emerging Properties in Self-Supervised Vision Transformers, 2021,
+      https://arxiv.org/abs/2104.14294
+    - [1]: iBOT: Image BERT Pre-Training with Online Tokenizer, 2021,
+      https://arxiv.org/abs/2111.07832
+
+    Args:
+        vision: The tower.
+        head: For pooled vectors.
+        patch_head: For patch tokens; ``head`` itself where both share one, None without iBOT.
+    """
+
+    def __init__(
+        self,
+        vision: VisionTower,
+        head: DistillationHead,
+        patch_head: DistillationHead | None = None,
+    ) -> None:
+        super().__init__()
+        self.vision = vision
+        self.head = head
+        self.patch_head = patch_head
+
+    def forward(
+        self,
+        global_crops: Tensor,
+        local_crops: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        read_masked: Tensor | None = None,
+        freeze_prototypes: bool = False,
+    ) -> CropOutputs:
+        """Encodes crops: one pass of the tower for each size, one of the head for all.
+
+        Args:
+            global_crops: Normalised crops [G * B, 3, S, S].
+            local_crops: Normalised crops [L * B, 3, s, s]; None where there are none.
+            mask: True where a patch of a global crop is replaced by the mask token [G * B, P].
+            read_masked: True where a patch of a global crop goes through the patch head
+                [G * B, P]: for the student the same as ``mask``, for the teacher, which sees them.
+            freeze_prototypes: The heads' last layers get no gradient from this call.
+
+        Raises:
+            InputSizeError: If the tower cannot take crops of these sizes.
+            TokenError: If patches are to be masked or read without a mask token or patch head.
+        """
+        features: PatchFeatures = self.vision(global_crops, mask=mask)
+        pooled = [features.pooled]
+        if local_crops is not None:
+            pooled.append(self.vision(local_crops).pooled)
+        return CropOutputs(
+            logits=self.head(torch.cat(pooled), freeze_prototypes=freeze_prototypes),
+            pooled=features.pooled,
+            patch_logits=self._read_patches(features.tokens, read_masked, freeze_prototypes),
+        )
+
+    def _read_patches(self, tokens: Tensor, read: Tensor | None, freeze: bool) -> Tensor | None:
+        if read is None:
+            return None
+        if self.patch_head is None:
+            raise TokenError("read_masked: reading patches needs a patch head; found none")
+        if read.shape != tokens.shape[:2]:
+            raise TokenError(
+                f"read_masked must be {list(tokens.shape[:2])}, found {list(read.shape)}"
+            )
+        logits: Tensor = self.patch_head(tokens[read], freeze_prototypes=freeze)
+        return logits
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Moves a teacher's weights a step towards its student's: teacher * m + student * (1 - m).
+
+    In one call for all weights. Buffers stay: the running statistics of batch norms are the
+    teacher's own.
+
+    Args:
+        teacher: The same architecture as the student.
+        student: What is trained.
+        momentum: m, in [0, 1].
+
+    Raises:
+        ConfigError: If the two do not have the same weights.
+    """
+    teachers, students = dict(teacher.named_parameters()), dict(student.named_parameters())
+    if teachers.keys() != students.keys():
+        differing = ", ".join(sorted(teachers.keys() ^ students.keys()))
+        raise ConfigError(
+            f"teacher and student: expected the same weights, found {differing} in one alone"
+        )
+    torch._foreach_lerp_(
+        list(teachers.values()), [students[name] for name in teachers], 1.0 - momentum
+    )
