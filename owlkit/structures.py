@@ -1,7 +1,8 @@
 """Named tensor results that cross package borders.
 
 Shapes: B images, P patches (row-major over the grid), D tower width, E embedding width, Q queries
-per image, M boxes per image, U distinct texts.
+per image, M boxes per image, U distinct texts, G global and L local crops per image, S and s their
+sides in pixels.
 """
 
 from collections.abc import Callable
@@ -230,4 +231,54 @@ class PairBatch:
             images=None if self.images is None else function(self.images),
             pooled=None if self.pooled is None else function(self.pooled),
             views=None if self.views is None else function(self.views),
+        )
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """A batch of images as self-supervised training sees them: crops, without any label.
+
+    Attributes:
+        global_crops: Large crops, RGB, not normalised, uint8 [B, G, 3, S, S]; the loader lays them
+            out channels last.
+        sources: File of each image, B of them.
+        local_crops: Small crops, uint8 [B, L, 3, s, s], or None.
+        masks: True where a patch of a global crop is hidden from the student, bool [B, G, P], or
+            None where nothing is hidden.
+        corrupt: Files that could not be read and were replaced by others.
+    """
+
+    global_crops: Tensor
+    sources: tuple[str, ...]
+    local_crops: Tensor | None = None
+    masks: Tensor | None = None
+    corrupt: tuple[str, ...] = ()
+
+    @property
+    def images_read(self) -> int:
+        """Image files that were opened, unreadable ones included."""
+        return len(self) + len(self.corrupt)
+
+    def __len__(self) -> int:
+        return len(self.global_crops)
+
+    def __getitem__(self, index: slice) -> "CropBatch":
+        """The images of a slice, sharing memory."""
+        part = replace(self, sources=self.sources[index])
+        return part._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "CropBatch":
+        """The batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "CropBatch":
+        """A copy in page-locked memory; torch's loader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "CropBatch":
+        return replace(
+            self,
+            global_crops=function(self.global_crops),
+            local_crops=None if self.local_crops is None else function(self.local_crops),
+            masks=None if self.masks is None else function(self.masks),
         )

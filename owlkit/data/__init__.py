@@ -1,1 +1,1 @@
-"""What models learn from: data sets, pairs of pictures and texts, synthetic scenes."""
+"""What models learn from: data sets, pairs of pictures and texts, crops, synthetic scenes."""

@@ -6,45 +6,19 @@ Shapes: N images, H and W their size in pixels, C classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zipfile import BadZipFile
 from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.data.reading import read_rgb
+from owlkit.data.image_sources import ImageFiles, ImageSource, find_images
 from owlkit.errors import DatasetError
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # What the reader raises for a file that is cut off, packed otherwise, or something else.
 _DAMAGE = (OSError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile, ZlibError)
 _ARRAYS = "`images` uint8 [N, H, W, 3] or [N, H, W] and `labels` [N]"
-
-
-class ImageReader(Protocol):
-    """Where the pictures come from."""
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """One picture as RGB, uint8 [H, W, 3]; raises ImageError if it cannot be read."""
-
-    def where(self, index: int) -> str:
-        """The place of a picture, for messages."""
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Pictures in files of their own."""
-
-    paths: tuple[Path, ...]
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """One picture as RGB, uint8 [H, W, 3]; raises ImageError if it cannot be read."""
-        return read_rgb(self.paths[index])
-
-    def where(self, index: int) -> str:
-        """The file of a picture."""
-        return str(self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +28,11 @@ class ImageArray:
     path: Path
     images: NDArray[np.uint8]
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """One picture as RGB, uint8 [H, W, 3]; grey is repeated."""
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int, *, at_least: int | None = None) -> NDArray[np.uint8]:
+        """One picture as RGB, uint8 [H, W, 3], always whole; grey is repeated."""
         image = self.images[index]
         return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
@@ -78,19 +55,23 @@ class ClassImages:
 
     names: tuple[str, ...]
     labels: NDArray[np.int64]
-    source: ImageReader
+    source: ImageSource
     keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> NDArray[np.uint8]:
+    def read(self, index: int, *, at_least: int | None = None) -> NDArray[np.uint8]:
         """One picture as RGB, uint8 [H, W, 3].
+
+        Args:
+            index: Its row.
+            at_least: Pixels of the longer side that are enough; None for a whole picture.
 
         Raises:
             ImageError: If it cannot be read.
         """
-        return self.source.read(index)
+        return self.source.read(index, at_least=at_least)
 
     def where(self, index: int) -> str:
         """The place of a picture, for messages."""
@@ -125,7 +106,7 @@ def _read_folder(path: Path, names: Sequence[str] | None) -> ClassImages:
     folders = sorted(
         folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")
     )
-    images = [_find_images(folder) for folder in folders]
+    images = [find_images(folder) for folder in folders]
     if not folders:
         raise DatasetError(f"{path}: expected one folder per class, found no folder")
     empty = [folder.name for folder, found in zip(folders, images, strict=True) if not found]
@@ -145,12 +126,6 @@ def _read_folder(path: Path, names: Sequence[str] | None) -> ClassImages:
         labels=np.repeat(np.arange(len(folders)), [len(found) for found in images]),
         source=ImageFiles(tuple(file for found in images for file in found)),
         keys=keys,
-    )
-
-
-def _find_images(folder: Path) -> list[Path]:
-    return sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
     )
 
 

@@ -3,7 +3,6 @@
 Shapes: N boxes, Q queries, S side of the model input in pixels.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,13 +15,11 @@ from owlkit.data.coco import DetectionDataset, ImageRecord
 from owlkit.data.merging import merge_overlapping
 from owlkit.data.mosaic import Tile, assemble, tile_sizes
 from owlkit.data.packing import PackedRecords
+from owlkit.data.pictures import UnreadableImages
 from owlkit.data.queries import QuerySampler
 from owlkit.data.reading import read_rgb
-from owlkit.errors import DatasetError, ImageError
+from owlkit.errors import DatasetError
 
-logger = logging.getLogger(__name__)
-
-_MOST_UNREADABLE = 100
 """So many unreadable files one after another are no accident."""
 
 _SHARE_BITS = 32
@@ -132,7 +129,7 @@ class DetectionExamples(Dataset[Example]):
             np.array([may_flip([name]) for name in source.dataset.names]) for source in sources
         ]
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
-        self._reported: set[str] = set()
+        self._unreadable = UnreadableImages()
 
     def __getitem__(self, index: int) -> Example:
         """Makes one example.
@@ -183,24 +180,16 @@ class DetectionExamples(Dataset[Example]):
         corrupt: list[str],
     ) -> tuple[ImageRecord, NDArray[np.uint8]]:
         """An image, or another one where it cannot be read; appends what cannot to ``corrupt``."""
-        needed = self._augmentation.pixels_needed(size)
-        for _ in range(_MOST_UNREADABLE):
-            record = self._images[number][row]
-            try:
-                return record, read_rgb(record.path, at_least=needed)
-            except ImageError as error:
-                self._report(str(record.path), error)
-                corrupt.append(str(record.path))
-                row = int(generator.integers(len(self._images[number])))
-        raise DatasetError(
-            f"expected images that can be read; found {_MOST_UNREADABLE} one after another that "
-            f"cannot, the last one {corrupt[-1]}"
+        images, needed = self._images[number], self._augmentation.pixels_needed(size)
+        row, image, unreadable = self._unreadable.replace(
+            row,
+            lambda row: read_rgb(images[row].path, at_least=needed),
+            lambda row: str(images[row].path),
+            count=len(images),
+            generator=generator,
         )
-
-    def _report(self, path: str, error: ImageError) -> None:
-        if path not in self._reported:
-            self._reported.add(path)
-            logger.warning("replaced an image that cannot be read: %s", error)
+        corrupt += unreadable
+        return images[row], image
 
     def _tile(
         self,

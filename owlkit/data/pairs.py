@@ -4,26 +4,21 @@ Shapes: B pairs, S side of the model input in pixels, Dp width of what an image 
 image.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from owlkit.data.augmentation import Augmentation, may_flip
-from owlkit.data.pair_sources import PairSource
+from owlkit.data.epoch_order import EpochOrder
+from owlkit.data.pair_sources import PairSource, caption_identity
+from owlkit.data.pictures import Picture, UnreadableImages, channels_first
 from owlkit.data.views import ViewAugmentation
-from owlkit.errors import ConfigError, DatasetError, ImageError
+from owlkit.errors import ConfigError, DatasetError
 from owlkit.structures import PairBatch
-
-logger = logging.getLogger(__name__)
-
-MOST_UNREADABLE = 100
-"""So many unreadable files one after another are no accident."""
 
 _NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 _NO_LABELS = np.zeros(0, dtype=np.int64)
@@ -90,6 +85,30 @@ class PairAugmentation:
         return tile.image, np.stack([self.views(image, seed=seed) for seed in seeds])
 
 
+@dataclass(frozen=True, eq=False)
+class CaptionPairs:
+    """Makes pairs of pictures that come with captions; equal captions mean the same.
+
+    Attributes:
+        augmentation: What a picture becomes.
+    """
+
+    augmentation: PairAugmentation
+
+    def __call__(self, picture: Picture, number: int, generator: np.random.Generator) -> Pair:
+        """Makes a pair.
+
+        Args:
+            picture: With at least one text.
+            number: Of the example in the run; makes no difference.
+            generator: Of all draws.
+        """
+        text = picture.texts[generator.integers(len(picture.texts))]
+        image, views = self.augmentation(picture.image, text, generator)
+        identity = caption_identity(text)
+        return Pair(image, text, identity, picture.source, picture.corrupt, views)
+
+
 class PairExamples(Dataset[Pair]):
     """An endless stream of pairs; pair number i depends on the seed and i alone.
 
@@ -141,8 +160,8 @@ class PairExamples(Dataset[Pair]):
         lost = set() if pooled is None else set(np.flatnonzero(np.isnan(pooled).any(axis=1)))
         numbers = [number for number in range(len(source)) if number not in lost]
         self.groups = _groups(source, numbers, group_size)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-        self._reported: set[str] = set()
+        self._order = EpochOrder(len(self.groups), [seed, 0])
+        self._unreadable = UnreadableImages()
 
     def __getitem__(self, index: int) -> Pair:
         """Returns example ``index``, 0 or more.
@@ -153,11 +172,16 @@ class PairExamples(Dataset[Pair]):
         number, generator = self._drawn(index)
         if self.pooled is not None:
             return self._pair(number, self._text(number, generator), pooled=self.pooled[number])
-        corrupt: list[str] = []
-        number, picture = self._read(number, generator, corrupt)
+        number, picture, corrupt = self._unreadable.replace(
+            number,
+            self.source.read,
+            self.source.where,
+            count=len(self.source),
+            generator=generator,
+        )
         text = self._text(number, generator)
         image, views = self.augmentation(picture, text, generator)
-        return self._pair(number, text, image=image, views=views, corrupt=tuple(corrupt))
+        return self._pair(number, text, image=image, views=views, corrupt=corrupt)
 
     def text_length(self, index: int) -> int:
         """Characters of the text of example ``index``, without reading its image."""
@@ -166,8 +190,7 @@ class PairExamples(Dataset[Pair]):
     def _drawn(self, index: int) -> tuple[int, np.random.Generator]:
         """The image of an example, and what decides everything else about it."""
         run, slot = divmod(index, self.group_size)
-        epoch, position = divmod(run, len(self.groups))
-        group = self.groups[self._order_of(epoch)[position]]
+        group = self.groups[self._order[run]]
         members = np.random.default_rng([self.seed, 1, run]).permutation(len(group))
         return group[members[slot]], np.random.default_rng([self.seed, 2, index])
 
@@ -187,32 +210,6 @@ class PairExamples(Dataset[Pair]):
     ) -> Pair:
         identity, where = self.source.identity(number, text), self.source.where(number)
         return Pair(image, text, identity, where, corrupt, views, pooled)
-
-    def _read(
-        self, number: int, generator: np.random.Generator, corrupt: list[str]
-    ) -> tuple[int, NDArray[np.uint8]]:
-        """An image, or another one where it cannot be read; appends what cannot to ``corrupt``."""
-        for _ in range(MOST_UNREADABLE):
-            try:
-                return number, self.source.read(number)
-            except ImageError as error:
-                where = self.source.where(number)
-                if where not in self._reported:
-                    self._reported.add(where)
-                    logger.warning("replaced an image that cannot be read: %s", error)
-                corrupt.append(where)
-                number = int(generator.integers(len(self.source)))
-        raise DatasetError(
-            f"expected images that can be read; found {MOST_UNREADABLE} one after another that "
-            f"cannot, the last one {corrupt[-1]}"
-        )
-
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        """The order of the groups in an epoch; the last one asked for is kept."""
-        if self._order is None or self._order[0] != epoch:
-            generator = np.random.default_rng([self.seed, 0, epoch])
-            self._order = (epoch, generator.permutation(len(self.groups)))
-        return self._order[1]
 
 
 def _groups(source: PairSource, numbers: Sequence[int], group_size: int) -> list[list[int]]:
@@ -249,13 +246,8 @@ def collate_pairs(pairs: Sequence[Pair]) -> PairBatch:
         texts=tuple(pair.text for pair in pairs),
         identities=torch.tensor([pair.identity for pair in pairs], dtype=torch.int64),
         sources=tuple(pair.source for pair in pairs),
-        images=_channels_first(images) if images else None,
+        images=channels_first(images) if images else None,
         pooled=torch.from_numpy(np.stack(pooled)) if pooled else None,
-        views=_channels_first(views) if views else None,
+        views=channels_first(views) if views else None,
         corrupt=tuple(path for pair in pairs for path in pair.corrupt),
     )
-
-
-def _channels_first(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """[..., H, W, 3] becomes [B, ..., 3, H, W], without moving a byte of it."""
-    return torch.from_numpy(np.stack(pictures)).movedim(-1, -3)

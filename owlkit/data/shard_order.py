@@ -39,6 +39,7 @@ class ShardReader:
         reader: Number of this reader, from 0.
         readers: How many there are.
         shuffle_buffer: Examples from which the next one is drawn; 1 keeps their order.
+        captions: Whether examples need a caption.
     """
 
     shards: Sequence[str]
@@ -47,6 +48,7 @@ class ShardReader:
     reader: int = 0
     readers: int = 1
     shuffle_buffer: int = 1000
+    captions: bool = True
     _readable: dict[int, bytes] = field(default_factory=dict, init=False)
     _faults: list[Fault] = field(default_factory=list, init=False)
     _reported: set[str] = field(default_factory=set, init=False)
@@ -77,7 +79,7 @@ class ShardReader:
                 if size >= place:
                     break
                 if shard not in self._readable:
-                    found = read_shard(self.shards[shard])
+                    found = self._read(shard)
                     self._readable[shard] = bytes(isinstance(one, Sample) for one in found)
                 size += sum(self._readable[shard][turn::of])
             # What can be read somewhere is this reader's in the end; else epochs would have no end.
@@ -106,9 +108,8 @@ class ShardReader:
                 f"{len(self._faults)} faults one after another, the last one {last.where}: "
                 f"{last.reason}"
             )
-        return DatasetError(
-            f"{self.shards[0]} and others: expected images with captions, found {found}"
-        )
+        wanted = "images with captions" if self.captions else "images"
+        return DatasetError(f"{self.shards[0]} and others: expected {wanted}, found {found}")
 
     def epoch(self, epoch: int) -> Iterator[Sample]:
         """Yields this reader's share of an epoch; all readers' shares are each example once.
@@ -128,11 +129,14 @@ class ShardReader:
     def _in_order(self, epoch: int) -> Iterator[Sample]:
         """This reader's share of an epoch, shard by shard."""
         for shard, turn, of in self._shares(epoch):
-            for found in islice(read_shard(self.shards[shard]), turn, None, of):
+            for found in islice(self._read(shard), turn, None, of):
                 if isinstance(found, Sample):
                     yield found
                 else:
                     self._note(found)
+
+    def _read(self, shard: int) -> Iterator[Sample | Fault]:
+        return read_shard(self.shards[shard], captions=self.captions)
 
     def _shares(self, epoch: int) -> Iterator[tuple[int, int, int]]:
         """Shards and which of their examples: those whose number mod ``of`` is ``turn``."""

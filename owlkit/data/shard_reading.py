@@ -1,4 +1,4 @@
-"""Images and captions in tar files as webdataset lays them out.
+"""Images, with captions or without, in tar files as webdataset lays them out.
 
 The members of an example have one name and differ in what follows its first dot: an image (``jpg``,
 ``jpeg``, ``png``, ``webp``) and its caption, as ``txt`` or under ``caption`` or ``captions`` in a
@@ -40,7 +40,7 @@ class Sample:
     Attributes:
         where: Shard and name, for messages.
         image: The bytes of the image's file.
-        texts: Its captions, at least one.
+        texts: Its captions; at least one, unless they were not asked for.
         faults: Places of what could not be read since the sample before.
     """
 
@@ -112,14 +112,16 @@ def _matches(shard: str) -> list[str]:
     return sorted(path for path in glob.glob(shard, recursive=True) if os.path.isfile(path))
 
 
-def read_shard(shard: str) -> Iterator[Sample | Fault]:
+def read_shard(shard: str, *, captions: bool = True) -> Iterator[Sample | Fault]:
     """Reads a shard from its beginning to its end, or to where it is damaged.
 
     What cannot be used comes as a fault in the place where it was met: an example without an image
-    or a caption; and a shard that cannot be opened, is cut off, or whose command fails, once.
+    or, if it needs one, a caption; and a shard that cannot be opened, is cut off, or whose command
+    fails, once.
 
     Args:
         shard: One of :func:`find_shards`.
+        captions: Whether an example needs a caption; else captions are not read.
     """
     broken: list[Fault] = []
     repeated: list[Fault] = []
@@ -131,7 +133,7 @@ def read_shard(shard: str) -> Iterator[Sample | Fault]:
     for members in group_by_keys(_members(shard, broken), handler=note):
         while repeated:
             yield repeated.pop(0)
-        found = _parse(members, where=f"{shard}:{members['__key__']}")
+        found = _parse(members, where=f"{shard}:{members['__key__']}", captions=captions)
         # Where a shard is cut off, the example there is, too; that is one fault.
         if isinstance(found, Sample) or not broken:
             yield found
@@ -172,10 +174,12 @@ def _members(shard: str, broken: list[Fault]) -> Iterator[dict[str, Any]]:
         broken.append(Fault(shard, str(error)))
 
 
-def _parse(members: Mapping[str, Any], *, where: str) -> Sample | Fault:
+def _parse(members: Mapping[str, Any], *, where: str, captions: bool) -> Sample | Fault:
     image = next((members[name] for name in IMAGE_EXTENSIONS if name in members), None)
     if image is None:
         return Fault(where, f"expected an image, .{', .'.join(IMAGE_EXTENSIONS)}, found none")
+    if not captions:
+        return Sample(where, image, ())
     try:
         texts = _texts(members)
     except ValueError as error:

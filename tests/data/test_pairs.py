@@ -15,6 +15,7 @@ from owlkit.data.captions import CaptionedImage
 from owlkit.data.class_images import ClassImages, ImageArray
 from owlkit.data.pair_sources import CaptionSource, ClassSource, caption_identity
 from owlkit.data.pairs import PairExamples, collate_pairs
+from owlkit.data.view_recipes import simclr_recipe
 from owlkit.data.views import ViewAugmentation
 from owlkit.errors import ConfigError, DatasetError
 from tests.data.pictures import AS_IT_IS
@@ -198,7 +199,9 @@ def test_classes_give_pairs_whose_class_is_their_identity() -> None:
 def test_two_views_are_of_the_same_picture_and_leave_the_pair_as_it_was(tmp_path: Path) -> None:
     images = make_images(tmp_path, "abc")
     bare = make_examples(images)
-    viewed = pickle.loads(pickle.dumps(make_examples(images, views=ViewAugmentation(12))))
+    viewed = pickle.loads(
+        pickle.dumps(make_examples(images, views=ViewAugmentation(simclr_recipe(12))))
+    )
     for index in range(6):
         pair = viewed[index]
         assert pair.views.shape == (2, 12, 12, 3)
@@ -231,4 +234,4 @@ def test_pooled_images_are_not_read_and_come_in_the_same_order(tmp_path: Path) -
     ):
         make_examples(images, pooled=pooled[:5])
     with pytest.raises(ConfigError, match="found 6 rows and views"):
-        make_examples(images, pooled=pooled, views=ViewAugmentation(8))
+        make_examples(images, pooled=pooled, views=ViewAugmentation(simclr_recipe(8)))

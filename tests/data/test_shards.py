@@ -1,9 +1,8 @@
 """Pairs from shards: each once an epoch, the same ones whoever asks again, damage named."""
 
 import logging
-import tarfile
 from collections import Counter
-from io import BytesIO
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -16,50 +15,33 @@ from owlkit.data import shard_order
 from owlkit.data.augmentation import Augmentation
 from owlkit.data.loader import BatchPlan
 from owlkit.data.pair_sources import caption_identity
+from owlkit.data.pairs import CaptionPairs, PairAugmentation, collate_pairs
 from owlkit.data.shard_order import ShardReader
-from owlkit.data.shard_reading import Fault, find_shards, read_shard
+from owlkit.data.shard_reading import Fault, Sample, find_shards, read_shard
 from owlkit.data.shards import ShardSource, ShardStream, build_shard_loader
+from owlkit.data.view_recipes import simclr_recipe
 from owlkit.data.views import ViewAugmentation
 from owlkit.errors import ConfigError, DatasetError
 from tests.data.pictures import AS_IT_IS
+from tests.data.tars import make_shards, members_of, picture, write_tar
 
-Members = dict[str, bytes]
-
-
-def picture(number: int) -> bytes:
-    """A PNG that is ``number`` red."""
-    return cv2.imencode(".png", np.full((4, 4, 3), [0, 0, number], np.uint8))[1].tobytes()
-
-
-def write_tar(path: Path, members: Members) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, BytesIO(content))
-    return path
-
-
-def members_of(*numbers: int) -> Members:
-    return {
-        f"{n:04d}.{end}": content
-        for n in numbers
-        for end, content in (("png", picture(n)), ("txt", f"number {n}".encode()))
-    }
-
-
-def make_shards(folder: Path, *sizes: int, name: str = "s", first: int = 0) -> str:
-    """Shards of examples that are numbered through all of them; returns a pattern."""
-    for shard, size in enumerate(sizes):
-        write_tar(folder / f"{name}-{shard}.tar", members_of(*range(first, first + size)))
-        first += size
-    return str(folder / f"{name}-*.tar")
+PLAIN_PAIRS = CaptionPairs(PairAugmentation(AS_IT_IS, 4))
 
 
 def make_stream(*urls: str, **options: object) -> ShardStream:
-    options = {"size": 4, "shuffle_buffer": 5, **options}
+    options = {"shuffle_buffer": 5, **options}
     sources = [ShardSource((url,)) for url in urls]
-    return ShardStream(sources, AS_IT_IS, **options)  # type: ignore[arg-type]
+    return ShardStream(sources, PLAIN_PAIRS, **options)  # type: ignore[arg-type]
+
+
+def note_opened(monkeypatch: pytest.MonkeyPatch, opened: list[str]) -> None:
+    """From now on, the shards that are read are appended."""
+
+    def read(shard: str, *, captions: bool) -> Iterator[Sample | Fault]:
+        opened.append(shard)
+        return read_shard(shard, captions=captions)
+
+    monkeypatch.setattr(shard_order, "read_shard", read)
 
 
 def numbers_of(pairs) -> list[int]:
@@ -74,15 +56,15 @@ def numbers_in(batches) -> list[list[int]]:
 
 def test_every_example_comes_once_an_epoch_in_a_new_order(tmp_path: Path) -> None:
     stream = make_stream(make_shards(tmp_path, 7, 3, 10))
-    pairs = list(islice(stream.pairs(), 60))
+    pairs = list(islice(stream.examples(), 60))
     numbers = numbers_of(pairs)
     epochs = [tuple(numbers[start : start + 20]) for start in range(0, 60, 20)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len(set(epochs)) == 3
     assert tuple(range(20)) not in epochs
-    assert numbers_of(islice(stream.pairs(), 60)) == numbers
+    assert numbers_of(islice(stream.examples(), 60)) == numbers
     other = make_stream(str(tmp_path / "*.tar"), seed=1)
-    assert numbers_of(islice(other.pairs(), 60)) != numbers
+    assert numbers_of(islice(other.examples(), 60)) != numbers
     assert pairs[0].identity == caption_identity(pairs[0].text)
     for pair, number in zip(pairs, numbers, strict=True):
         shard = 0 if number < 7 else 1 if number < 10 else 2
@@ -91,7 +73,7 @@ def test_every_example_comes_once_an_epoch_in_a_new_order(tmp_path: Path) -> Non
 
 def test_a_buffer_of_one_keeps_the_order_of_a_shard(tmp_path: Path) -> None:
     stream = make_stream(make_shards(tmp_path, 9), shuffle_buffer=1)
-    assert numbers_of(islice(stream.pairs(), 9)) == list(range(9))
+    assert numbers_of(islice(stream.examples(), 9)) == list(range(9))
 
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 5, 13])
@@ -112,18 +94,21 @@ def test_readers_share_every_epoch(tmp_path: Path, shards, readers: int) -> None
 def test_more_readers_than_examples_all_get_some(tmp_path: Path) -> None:
     stream = make_stream(make_shards(tmp_path, 2))
     for reader in range(5):
-        assert len(set(numbers_of(islice(stream.pairs(reader, 5), 6)))) == 2
+        assert len(set(numbers_of(islice(stream.examples(reader, 5), 6)))) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_run_that_goes_on_sees_what_it_would_have_seen(tmp_path: Path, workers: int) -> None:
     url = make_shards(tmp_path, 5, 4, 6)
     write_tar(tmp_path / "s-3.tar", {**members_of(80, 81), "0080.png": b"no picture"})
-    stream = make_stream(url, views=ViewAugmentation(6))
+    views = ViewAugmentation(simclr_recipe(6))
+    sources = [ShardSource((url,))]
+    make = CaptionPairs(PairAugmentation(AS_IT_IS, 4, views))
+    stream = ShardStream(sources, make, shuffle_buffer=5)
 
     def batches(start: int) -> list:
         plan = BatchPlan(4, 6, start_step=start, rank=1, world_size=2, accumulation=1)
-        return list(build_shard_loader(stream, plan, workers=workers))
+        return list(build_shard_loader(stream, plan, collate=collate_pairs, workers=workers))
 
     whole = batches(0)
     assert len(whole) == 6
@@ -141,11 +126,13 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen(tmp_path: Path, workers
 def test_parts_of_a_step_and_places_in_the_stream(tmp_path: Path) -> None:
     stream = make_stream(make_shards(tmp_path, 30))
     plan = BatchPlan(12, 3, rank=1, world_size=2, accumulation=3)
-    loader = build_shard_loader(stream, plan)
+    loader = build_shard_loader(stream, plan, collate=collate_pairs)
     assert len(loader) == 9
-    wanted = numbers_of(islice(stream.pairs(1, 2), 18))
+    wanted = numbers_of(islice(stream.examples(1, 2), 18))
     assert numbers_in(loader) == [wanted[start : start + 2] for start in range(0, 18, 2)]
-    assert list(build_shard_loader(stream, BatchPlan(4, 3, start_step=5))) == []
+    assert (
+        list(build_shard_loader(stream, BatchPlan(4, 3, start_step=5), collate=collate_pairs)) == []
+    )
 
 
 def test_processes_and_workers_share_one_shard(tmp_path: Path) -> None:
@@ -154,7 +141,7 @@ def test_processes_and_workers_share_one_shard(tmp_path: Path) -> None:
     found = []
     for rank in range(2):
         plan = BatchPlan(6, 4, rank=rank, world_size=2)
-        batches = list(build_shard_loader(stream, plan, workers=2))
+        batches = list(build_shard_loader(stream, plan, collate=collate_pairs, workers=2))
         assert [len(batch) for batch in batches] == [3] * 4
         found += [number for batch in numbers_in(batches) for number in batch]
     assert sorted(found) == list(range(24))
@@ -164,8 +151,8 @@ def test_data_sets_come_by_their_weights(tmp_path: Path) -> None:
     first = make_shards(tmp_path, 30, name="a")
     second = make_shards(tmp_path, 20, name="b", first=100)
     sources = [ShardSource((first,), 3.0), ShardSource((second,), 1.0)]
-    stream = ShardStream(sources, AS_IT_IS, size=4, shuffle_buffer=4)
-    numbers = numbers_of(islice(stream.pairs(), 600))
+    stream = ShardStream(sources, PLAIN_PAIRS, shuffle_buffer=4)
+    numbers = numbers_of(islice(stream.examples(), 600))
     from_second = [number for number in numbers if number >= 100]
     # Within four standard deviations of a quarter.
     assert abs(len(from_second) / 600 - 0.25) < 4 * (0.25 * 0.75 / 600) ** 0.5
@@ -186,7 +173,7 @@ def test_broken_examples_are_left_out_or_replaced_named_and_logged_once(tmp_path
     write_tar(shard, {name: members[name] for name in sorted(members)})
     stream = make_stream(str(shard), shuffle_buffer=1)
     with caplog.at_level(logging.WARNING):
-        pairs = list(islice(stream.pairs(), 8))
+        pairs = list(islice(stream.examples(), 8))
     assert [pair.source[-4:] for pair in pairs] == ["0000", "0006", "0006", "0007"] * 2
     named = [[place[-4:] for place in pair.corrupt] for pair in pairs[:4]]
     assert named == [[], ["0001"], ["0002", "0003", "0004", "0005"], []]
@@ -216,7 +203,7 @@ def test_rubbish_in_a_shard_is_not_taken_for_its_end(tmp_path: Path) -> None:
 def test_a_stream_goes_on_past_a_broken_shard(tmp_path: Path) -> None:
     url = make_shards(tmp_path, 4, 4)
     (tmp_path / "s-2.tar").write_bytes(b"no archive")
-    pairs = list(islice(make_stream(url).pairs(), 24))
+    pairs = list(islice(make_stream(url).examples(), 24))
     assert Counter(numbers_of(pairs)) == Counter(list(range(8)) * 3)
     named = [place for pair in pairs for place in pair.corrupt]
     assert set(named) == {str(tmp_path / "s-2.tar")}
@@ -226,7 +213,7 @@ def test_a_stream_goes_on_past_a_broken_shard(tmp_path: Path) -> None:
 def test_pipes(tmp_path: Path) -> None:
     make_shards(tmp_path, 3, 3)
     stream = make_stream(f"pipe:cat {tmp_path}/s-{{0..1}}.tar")
-    assert sorted(numbers_of(islice(stream.pairs(), 6))) == list(range(6))
+    assert sorted(numbers_of(islice(stream.examples(), 6))) == list(range(6))
     shard = f"pipe:cat {tmp_path}/s-0.tar; exit 3"
     *samples, fault = read_shard(shard)
     assert len(samples) == 3
@@ -261,8 +248,8 @@ def test_pictures_whose_caption_says_left_or_right_are_not_mirrored(tmp_path: Pa
         for end in ("png", "txt")
     }
     shard = write_tar(tmp_path / "x.tar", members)
-    mirror = Augmentation(flip=1.0, crop=False)
-    pairs = islice(ShardStream([ShardSource((str(shard),))], mirror, size=4).pairs(), 8)
+    mirror = CaptionPairs(PairAugmentation(Augmentation(flip=1.0, crop=False), 4))
+    pairs = islice(ShardStream([ShardSource((str(shard),))], mirror).examples(), 8)
     assert {pair.text: bool(pair.image[0, 0, 0]) for pair in pairs} == {
         "a bright half": False,
         "bright on the left": True,
@@ -283,15 +270,15 @@ def test_what_can_never_work_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     url = make_shards(tmp_path, 3)
     for sources, buffer in (([], 5), ([ShardSource((url,), 0.0)], 5), ([ShardSource((url,))], 0)):
         with pytest.raises(ConfigError, match="at least one data set, weights above 0"):
-            ShardStream(sources, AS_IT_IS, size=4, shuffle_buffer=buffer)
+            ShardStream(sources, PLAIN_PAIRS, shuffle_buffer=buffer)
     texts = {f"{number}.txt": b"text" for number in range(3)}
     write_tar(tmp_path / "s-0.tar", texts)
     with pytest.raises(DatasetError, match=r"s-0\.tar.*found \d+ faults one after .*no.*image"):
-        next(make_stream(url).pairs())
+        next(make_stream(url).examples())
     pictures = {f"{n}.{end}": b"x" for n in range(3) for end in ("png", "txt")}
     write_tar(tmp_path / "s-0.tar", pictures)
     with pytest.raises(DatasetError, match="found 100 one after another that cannot"):
-        next(make_stream(url).pairs())
+        next(make_stream(url).examples())
 
 
 @pytest.mark.parametrize("buffer", [1, 4])
@@ -305,19 +292,17 @@ def test_any_place_is_found_and_epochs_that_are_over_are_not_read_again(
     broken = {**members_of(80, 81, 82, 83), "0080.png": b"no picture"}
     del broken["0082.txt"], broken["0083.png"]
     write_tar(tmp_path / "a-3.tar", broken)
-    stream = ShardStream(sources, AS_IT_IS, size=4, shuffle_buffer=buffer)
+    stream = ShardStream(sources, PLAIN_PAIRS, shuffle_buffer=buffer)
     reader, length = readers - 1, 160
     whole = [
         (pair.source, pair.text, pair.corrupt)
-        for pair in islice(stream.pairs(reader, readers), length)
+        for pair in islice(stream.examples(reader, readers), length)
     ]
     opened: list[str] = []
-    monkeypatch.setattr(
-        shard_order, "read_shard", lambda shard: opened.append(shard) or read_shard(shard)
-    )
+    note_opened(monkeypatch, opened)
     for skip in range(0, length, 7):
         opened.clear()
-        first = next(stream.pairs(reader, readers, skip=skip))
+        first = next(stream.examples(reader, readers, skip=skip))
         assert (first.source, first.text, first.corrupt) == whole[skip]
     # Each to count, then in the epoch of the place and, for the buffer, the beginning of the next.
     # Where readers share small shards, more epochs may pass until one has something for this one.
@@ -327,10 +312,8 @@ def test_any_place_is_found_and_epochs_that_are_over_are_not_read_again(
 def test_skipping_nothing_reads_nothing_ahead(tmp_path: Path, monkeypatch) -> None:
     url = make_shards(tmp_path, 5, 5, 5)
     opened: list[str] = []
-    monkeypatch.setattr(
-        shard_order, "read_shard", lambda shard: opened.append(shard) or read_shard(shard)
-    )
-    next(make_stream(url, shuffle_buffer=1).pairs())
+    note_opened(monkeypatch, opened)
+    next(make_stream(url, shuffle_buffer=1).examples())
     assert len(opened) == 1
 
 
@@ -339,7 +322,7 @@ def test_shards_with_nothing_in_them(tmp_path: Path) -> None:
     stream = make_stream(str(tmp_path / "x.tar"))
     for skip in (0, 3):
         with pytest.raises(DatasetError, match="expected images with captions, found nothing in"):
-            next(stream.pairs(skip=skip))
+            next(stream.examples(skip=skip))
 
 
 def test_commands_reach_the_shell_as_they_are(tmp_path: Path) -> None:
