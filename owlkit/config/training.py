@@ -44,9 +44,10 @@ class LossSection(Section):
 class OptimSection(Section):
     """Optimiser, parameter groups, schedule and clipping."""
 
-    optimizer: Literal["adamw", "adam", "adamw8bit"] = "adamw"
-    """AdamW; Adam, whose weight decay is part of the gradient; or AdamW with moments of 8 bits,
-    which take a quarter of the memory (bitsandbytes; slow on CPUs)."""
+    optimizer: Literal["adamw", "adam", "adamw8bit", "sgd"] = "adamw"
+    """AdamW; Adam, whose weight decay is part of the gradient; AdamW with moments of 8 bits, which
+    take a quarter of the memory (bitsandbytes; slow on CPUs); or SGD with momentum, whose weight
+    decay is part of the gradient."""
 
     lr: float = Field(default=5e-5, gt=0.0)
     """Learning rate of the image tower, and of everything that has no rate of its own."""
@@ -60,21 +61,33 @@ class OptimSection(Section):
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Each block of a tower learns this much slower than the block above it; 1 for all alike."""
 
+    embed_lr_factor: float = Field(default=1.0, gt=0.0)
+    """Factor of the rate of a vision transformer's patch embedding, beside that of its layer
+    (DINOv2: 0.2)."""
+
     weight_decay: float = Field(default=0.0, ge=0.0)
     """On matrices and kernels only: not on biases, norms, positions, class tokens, temperatures."""
 
+    weight_decay_end: float | None = Field(default=None, ge=0.0)
+    """Where weight decay goes over the run, along a cosine (DINO: from 0.04 to 0.4); null keeps it
+    constant."""
+
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
-    """Decay rates of the moment estimates."""
+    """Decay rates of the moment estimates; the first is the momentum of `sgd`."""
 
     eps: float = Field(default=1e-8, gt=0.0)
-    """Added to the root of the second moment."""
+    """Added to the root of the second moment; `sgd` has none."""
 
     freeze: Annotated[tuple[Literal["image", "text", "heads"], ...], Field(strict=False)] = ()
     """Parts that keep their weights."""
 
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
-    """How the rates fall after the warm-up: to 0 along a cosine, with the root of the step, or not
-    at all."""
+    """How the rates fall after the warm-up: to `final_lr` along a cosine, with the root of the
+    step, or not at all."""
+
+    final_lr: float = Field(default=0.0, ge=0.0)
+    """Where `cosine` ends, at most `lr`; parts and layers with other rates end at the same share of
+    their own (DINO: 1e-6)."""
 
     warmup_steps: int = Field(default=1000, ge=0)
     """Steps over which the rates rise linearly from 0."""
@@ -85,10 +98,10 @@ class OptimSection(Section):
     timescale: int = Field(default=10_000, ge=1)
     """Steps after which `inverse_sqrt` begins to fall visibly."""
 
-    clip: Literal["global", "per_example", "none"] = "global"
-    """Gradient clipping: of the whole batch's gradient, of each example's own before they are
-    averaged (as OWL-ViT was trained; examples pass one at a time; needs
-    `loss.normalization: per_example`), or none."""
+    clip: Literal["global", "per_parameter", "per_example", "none"] = "global"
+    """Gradient clipping: of the whole batch's gradient as one, of each weight tensor's by its own
+    norm (as DINO was trained), of each example's own before they are averaged (as OWL-ViT was
+    trained; examples pass one at a time; needs `loss.normalization: per_example`), or none."""
 
     clip_norm: float = Field(default=1.0, gt=0.0)
     """Largest norm of a gradient."""
@@ -99,8 +112,14 @@ class OptimSection(Section):
             raise ValueError(f"betas expects two numbers in [0, 1), found {list(self.betas)}")
         if self.schedule == "cosine" and self.cooldown_steps:
             raise ValueError(
-                "cooldown_steps belongs to inverse_sqrt and constant; cosine ends at 0"
+                "cooldown_steps belongs to inverse_sqrt and constant; cosine ends at final_lr"
             )
+        if self.schedule != "cosine" and self.final_lr:
+            raise ValueError(
+                f"final_lr belongs to cosine; {self.schedule} has cooldown_steps, which end at 0"
+            )
+        if self.final_lr > self.lr:
+            raise ValueError(f"final_lr expects at most lr ({self.lr}), found {self.final_lr}")
         return self
 
 
@@ -124,7 +143,7 @@ class TrainSection(Section):
     """Of activations; weights and losses stay in float32."""
 
     compile: bool = False
-    """Whether the towers are compiled by torch.compile."""
+    """Whether all image and text towers are compiled by torch.compile, a teacher's included."""
 
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Of a moving average of the weights, which is then evaluated and kept as best; 0 for none."""

@@ -3,8 +3,12 @@
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from owlkit.engine.accelerator import create_accelerator, share_of_batch
+from owlkit.engine.byol import ByolTask
+from owlkit.engine.collapse import CollapseWatch
 from owlkit.engine.contrastive import ContrastiveTask
 from owlkit.engine.detection import DetectionTask
+from owlkit.engine.distillation import DistillationTask
+from owlkit.engine.masked_autoencoding import MaskedAutoencodingTask
 from owlkit.engine.objectives import (
     Objective,
     clip_objective,
@@ -19,9 +23,13 @@ from owlkit.engine.trainer import Trainer, evaluation_mode
 
 __all__ = [
     "Accelerator",
+    "ByolTask",
+    "CollapseWatch",
     "ContrastiveTask",
     "DetectionTask",
+    "DistillationTask",
     "Evaluation",
+    "MaskedAutoencodingTask",
     "Objective",
     "RunLog",
     "RunOutput",

@@ -10,14 +10,14 @@ from accelerate import (  # type: ignore[import-untyped]
 from torch import nn
 
 from owlkit.config import TrainSection
+from owlkit.encoders.fast_linear import quicken_linears
+from owlkit.engine.sync_batch_norm import synchronise_batch_norms
 from owlkit.errors import ConfigError
 
 _MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 # While the first process alone measures a model or computes what a locked tower says of all images,
 # the others wait. The 10 minutes that NCCL grants by default are too few for large data.
 _PATIENCE = timedelta(hours=6)
-# Subclasses do more: timm's BatchNormAct2d ends in an activation, which torch's conversion drops.
-_PLAIN_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def create_accelerator(train: TrainSection, *, cpu: bool = False) -> Accelerator:
@@ -68,21 +68,13 @@ def share_of_batch(train: TrainSection, accelerator: Accelerator) -> int:
 def prepare_task(task: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The task on its device, in its precision, and joined with its copies elsewhere.
 
-    On several GPUs plain batch norms that learn take their statistics over all processes.
+    In a distributed run batch norms that learn take their statistics over all processes. Linear
+    layers run at the full rate of the processor, see :mod:`owlkit.encoders.fast_linear`.
     """
-    # Torch has synchronised batch norms for GPUs only.
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        _synchronise_batch_norms(task)
+    quicken_linears(task)
+    if accelerator.num_processes > 1:
+        synchronise_batch_norms(task, accelerator.device)
     unused = bool(getattr(task, "find_unused_parameters", False))
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
     prepared: nn.Module = accelerator.prepare_model(task)
     return prepared
-
-
-def _synchronise_batch_norms(task: nn.Module) -> None:
-    """Replaces batch norms in training mode; weights, names and frozen towers stay as they are."""
-    for module in list(task.modules()):
-        for name, child in module.named_children():
-            if type(child) in _PLAIN_BATCH_NORMS and child.training:
-                synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
-                setattr(module, name, synchronised)

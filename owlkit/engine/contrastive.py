@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from owlkit.engine.gradient_cache import Embeddings, first_pass, second_pass
 from owlkit.engine.objectives import Objective
+from owlkit.engine.pixels import PixelScaler
 from owlkit.engine.simclr_head import SimclrHead
 from owlkit.engine.task import NO_TOKENIZER
 from owlkit.errors import ConfigError, DatasetError
@@ -48,8 +49,6 @@ class ContrastiveTask(nn.Module):
         ConfigError: If the model lacks what these arguments need.
     """
 
-    colours: Tensor
-
     def __init__(
         self,
         model: DualEncoder,
@@ -82,8 +81,7 @@ class ContrastiveTask(nn.Module):
         # Published SigLIPs are above it: weights that come calibrated start at what they know. The
         # start is the same in a run that resumes, whose weights are loaded into the built task.
         self._largest_logit_scale = max(_LARGEST_LOGIT_SCALE, model.logit_scale.item())
-        colours = torch.tensor([model.preprocessing.mean, model.preprocessing.std])
-        self.register_buffer("colours", colours[:, :, None, None] * 255, persistent=False)
+        self.pixels = PixelScaler(model.preprocessing)
 
     @property
     def find_unused_parameters(self) -> bool:
@@ -133,7 +131,7 @@ class ContrastiveTask(nn.Module):
         )
 
     @torch.no_grad()
-    def constrain_weights(self) -> None:
+    def finish_step(self) -> None:
         """Keeps the temperature factor in [1, 100], unless it is frozen.
 
         The upper bound is where it began, if that was above 100.
@@ -172,10 +170,9 @@ class ContrastiveTask(nn.Module):
 
     def _pool(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Pooled vectors [B, Dp] of uint8 images; a locked tower keeps no activations."""
-        mean, std = self.colours
         learns = any(weight.requires_grad for weight in self.model.vision.parameters())
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            return self.model.pool_images((images.contiguous() - mean) / std, keep=keep)
+            return self.model.pool_images(self.pixels(images), keep=keep)
 
     def _choose_patches(self, images: Tensor) -> Tensor | None:
         """A random subset of each image's patches, int64 [B, K]."""

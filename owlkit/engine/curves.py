@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+
+from owlkit.engine.collapse_curves import COLLAPSE_SIGNALS, collapse_figure
+from owlkit.engine.curve_axes import Curve, smoothed, tidy
 
 # Terms by name; further ones are recognised by "loss" in their name.
 _LOSS_TERMS = (
     *("classes", "l1", "giou", "objectness"),
     *("clip", "siglip", "triplet", "simclr"),
-    *("dino", "ibot", "koleo"),
+    *("dino", "ibot", "koleo", "mae", "byol"),
 )
 _LOSSES = re.compile(rf".*loss.*|{'|'.join(_LOSS_TERMS)}")
 _RATES = re.compile(r"lr|lr[_/].*|.*_lr")
@@ -26,15 +26,12 @@ _MEASURED = (
     ("ap", "average precision", re.compile(r"ap(50)?([_/](base|novel))?", re.IGNORECASE)),
     ("recall", "recall", re.compile(r"(text_to_image_|image_to_text_)?recall@\d+")),
     ("zero_shot", "zero-shot accuracy", re.compile(r"zero_shot_top\d")),
+    ("knn", "k-NN accuracy", re.compile(r"knn_top\d")),
 )
-# A curve is smoothed over so much of its length to either side.
-_SMOOTHED_SHARE = 1 / 40
 # Losses that fall by more than this factor are drawn on a logarithmic axis.
 _LINEAR_UP_TO = 20.0
 # The sum of the terms is drawn as the widest of the losses.
 _TOTAL_WIDTH = 3.0
-
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def read_metrics(metrics_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -52,9 +49,10 @@ def read_metrics(metrics_file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def draw_curves(metrics_file: Path, out_folder: Path) -> None:
-    """Draws ``loss.png``, ``lr.png``, and ``ap.png``, ``recall.png``, ``zero_shot.png``.
+    """Draws ``loss.png``, ``lr.png``, ``collapse.png``, and one file for what evaluations find.
 
-    A figure without values gives no file.
+    The latter are ``ap.png``, ``recall.png``, ``zero_shot.png`` and ``knn.png``. A figure without
+    values gives no file.
 
     Args:
         metrics_file: As :class:`~owlkit.engine.run_log.RunLog` writes it; nothing is drawn if it is
@@ -71,6 +69,8 @@ def draw_curves(metrics_file: Path, out_folder: Path) -> None:
     for file, quantity, names in _MEASURED:
         if measured := _curves(entries, kind="eval", names=names):
             _save(_measured_figure(quantity, measured), out_folder / f"{file}.png")
+    if signals := _curves(entries, kind="train", names=COLLAPSE_SIGNALS):
+        _save(collapse_figure(signals), out_folder / "collapse.png")
     if rates:
         figure = _figure("learning rate", _merged(rates))
         figure.axes[0].ticklabel_format(axis="y", scilimits=(-2, 3))
@@ -92,7 +92,7 @@ def _curves(
 
 def _loss_figure(losses: dict[str, Curve]) -> Figure:
     """Smoothed lines, the values as they came pale behind them."""
-    smooth = {name: (steps, _smoothed(values)) for name, (steps, values) in losses.items()}
+    smooth = {name: (steps, smoothed(values)) for name, (steps, values) in losses.items()}
     figure = _figure("loss", smooth)
     axes = figure.axes[0]
     for line, (steps, values) in zip(axes.get_lines(), losses.values(), strict=True):
@@ -125,29 +125,16 @@ def _merged(curves: dict[str, Curve]) -> dict[str, Curve]:
     return {", ".join(same): curves[same[0]] for same in names.values()}
 
 
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Moving mean, centred so that it does not lag; the window narrows towards both ends."""
-    index = np.arange(len(values))
-    reach = np.minimum(int(len(values) * _SMOOTHED_SHARE), np.minimum(index, index[::-1]))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    mean: NDArray[np.float64] = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
-    return mean
-
-
 def _figure(quantity: str, curves: dict[str, Curve], *, marker: Literal["", "o"] = "") -> Figure:
     """Lines over steps with labels, legend and grid; without pyplot, hence without global state."""
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Axes = figure.add_subplot()
+    axes = figure.add_subplot()
     for name, (steps, values) in curves.items():
         width = _TOTAL_WIDTH if name.split(", ")[0] == "loss" else 1.6
         axes.plot(steps, values, marker=marker, markersize=4, linewidth=width, label=name, zorder=2)
-    axes.set_xlabel("step")
     axes.set_ylabel(quantity)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.01)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(frameon=False, ncols=1 + len(curves) // 5)
     return figure
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from owlkit.encoders.tokenizer import Tokenizer
+from owlkit.engine.pixels import PixelScaler
 from owlkit.engine.task import NO_TOKENIZER
 from owlkit.errors import ConfigError
 from owlkit.losses import DetectionLoss
@@ -41,8 +42,6 @@ class DetectionTask(nn.Module):
         ConfigError: If the detector lacks what these arguments need.
     """
 
-    colours: Tensor
-
     def __init__(
         self,
         detector: OwlDetector,
@@ -67,8 +66,7 @@ class DetectionTask(nn.Module):
         self._tokens = _TokenCache(
             detector.tokenizer, to_full_length=detector.text.needs_full_length
         )
-        colours = torch.tensor([detector.preprocessing.mean, detector.preprocessing.std])
-        self.register_buffer("colours", colours[:, :, None, None], persistent=False)
+        self.pixels = PixelScaler(detector.preprocessing)
 
     @property
     def find_unused_parameters(self) -> bool:
@@ -91,9 +89,8 @@ class DetectionTask(nn.Module):
             head, ``objectness``.
         """
         queries = self._encode_queries(batch)
-        mean, std = self.colours
         features = self.model.encode_images(
-            (batch.images.contiguous().float() / 255 - mean) / std,
+            self.pixels(batch.images),
             keep=self._choose_patches(batch.images),
             objectness_top_k=self.objectness_top_k if self.training else None,
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from owlkit.config import OptimSection
 from owlkit.errors import ConfigError, MissingDependencyError
@@ -18,6 +18,11 @@ from owlkit.errors import ConfigError, MissingDependencyError
 Part = Literal["image", "text", "heads"]
 
 _TOWERS: dict[str, Part] = {"vision": "image", "text": "text"}
+# Where a tower is: in a model, in the task around it, or in the student that learns beside the
+# task's own model.
+_PLACE = re.compile(r"^(?:model\.|student\.)?[^.]+")
+# The patch embedding, in timm's words.
+_PATCHES = ".patch_embed."
 # `blocks.3` in timm's transformers, `stages.3` and `layer3` in its convolutional networks,
 # `layers.3` and `layer.3` in transformers. The outermost number counts: a stage, not its blocks.
 _BLOCK = re.compile(r"(?:^|\.)(?:blocks\.|stages\.|layers\.|layer\.?)(\d+)\.")
@@ -29,10 +34,10 @@ def part_of(name: str) -> Part:
     Example:
         >>> part_of("vision.model.pos_embed"), part_of("model.text.projection.weight")
         ('image', 'text')
-        >>> part_of("class_head.logit_scale.weight")
-        'heads'
+        >>> part_of("student.vision.model.pos_embed"), part_of("class_head.logit_scale.weight")
+        ('image', 'heads')
     """
-    return _TOWERS.get(name.removeprefix("model.").partition(".")[0], "heads")
+    return _TOWERS.get(_place_of(name).rpartition(".")[2], "heads")
 
 
 def towers_of(model: nn.Module) -> dict[Part, nn.Module]:
@@ -76,13 +81,14 @@ def parameter_groups(task: nn.Module, optim: OptimSection) -> list[dict[str, Any
 
     Returns:
         Groups with ``params`` as (name, parameter) pairs, ``lr`` and ``peak_lr`` (equal),
-        ``weight_decay`` and ``part``.
+        ``weight_decay``, whether it ``decays``, and ``part``.
 
     Raises:
-        ConfigError: If nothing is left to learn.
+        ConfigError: If nothing is left to learn, or there is no patch embedding for
+            ``optim.embed_lr_factor``.
     """
     no_decay = set(_undecayed(task))
-    scales = _layer_scales(task, optim.layer_decay)
+    scales = _scales(task, optim)
     groups: dict[tuple[Part, float, bool], dict[str, Any]] = {}
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
@@ -96,6 +102,7 @@ def parameter_groups(task: nn.Module, optim: OptimSection) -> list[dict[str, Any
                 "lr": rate,
                 "peak_lr": rate,
                 "weight_decay": optim.weight_decay if decays else 0.0,
+                "decays": decays,
                 "part": part,
             },
         )
@@ -106,7 +113,7 @@ def parameter_groups(task: nn.Module, optim: OptimSection) -> list[dict[str, Any
 
 
 def make_optimizer(task: nn.Module, optim: OptimSection) -> Optimizer:
-    """Adam or AdamW over the groups of :func:`parameter_groups`.
+    """Adam, AdamW or SGD over the groups of :func:`parameter_groups`.
 
     As in the original OWL-ViT code, ``optim.eps`` is added outside of the root. ``adamw8bit`` keeps
     the moments of tensors of 4096 and more numbers in 8 bits, quantised by blocks of 256:
@@ -124,6 +131,9 @@ def make_optimizer(task: nn.Module, optim: OptimSection) -> Optimizer:
     if optim.optimizer == "adamw8bit":
         optimizer: Optimizer = _adamw8bit()(groups, betas=optim.betas, eps=optim.eps)
         return optimizer
+    if optim.optimizer == "sgd":
+        # Fused, it cannot take in weights whose first gradient comes late, as prototypes' may.
+        return SGD(groups, lr=optim.lr, momentum=optim.betas[0], foreach=True)
     kind = AdamW if optim.optimizer == "adamw" else Adam
     return kind(groups, betas=optim.betas, eps=optim.eps, fused=True)
 
@@ -157,21 +167,41 @@ def _undecayed(task: nn.Module) -> Iterator[str]:
                 yield f"{owner_name}.{name}" if owner_name else name
 
 
+def _scales(task: nn.Module, optim: OptimSection) -> dict[str, float]:
+    """Factor of the learning rate of every weight, by its place in its tower."""
+    scales = _layer_scales(task, optim.layer_decay)
+    if optim.embed_lr_factor == 1.0:
+        return scales
+    embedding = [name for name in scales if part_of(name) == "image" and _PATCHES in name]
+    if not embedding:
+        raise ConfigError(
+            "optim.embed_lr_factor: expected an image tower with a patch embedding, found none; "
+            "leave it at 1"
+        )
+    return scales | {name: scales[name] * optim.embed_lr_factor for name in embedding}
+
+
 def _layer_scales(task: nn.Module, decay: float) -> dict[str, float]:
     """Factor of the learning rate of every weight, by its depth in its tower."""
     levels: dict[str, int] = {}
-    first: dict[Part, int] = {}
-    top: dict[Part, int] = {}
+    first: dict[str, int] = {}
+    top: dict[str, int] = {}
     for name, _ in task.named_parameters():
-        part, block = part_of(name), _BLOCK.search(name)
+        place, block = _place_of(name), _BLOCK.search(name)
         # Weights are listed in the order in which they were registered: before the first numbered
         # block comes what embeds (level 0), behind the last what is as high as the top.
-        levels[name] = top.get(part, 0)
+        levels[name] = top.get(place, 0)
         if block:
             number = int(block[1])
-            levels[name] = 1 + number - first.setdefault(part, number)
-            top[part] = max(top.get(part, 0), levels[name] + 1)
+            levels[name] = 1 + number - first.setdefault(place, number)
+            top[place] = max(top.get(place, 0), levels[name] + 1)
     return {
-        name: 1.0 if part_of(name) == "heads" else decay ** (top.get(part_of(name), 0) - level)
+        name: 1.0 if part_of(name) == "heads" else decay ** (top.get(_place_of(name), 0) - level)
         for name, level in levels.items()
     }
+
+
+def _place_of(name: str) -> str:
+    """The tower of a weight: a teacher's is another one than its student's."""
+    place = _PLACE.match(name)
+    return place[0] if place else ""

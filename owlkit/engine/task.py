@@ -1,8 +1,9 @@
 """What the loop asks of a task and of its batches."""
 
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import torch
+from torch import nn
 
 NO_TOKENIZER = (
     "model.text.tokenizer: expected the folder of a tokenizer, found none; training on texts needs "
@@ -31,3 +32,14 @@ class Batch(Protocol):
 
     def to(self, device: torch.device, *, non_blocking: bool) -> Self:
         """The batch on another device."""
+
+
+Hook = Literal["begin_step", "finish_step", "check_means"]
+"""What a task may do around its steps; see :class:`~owlkit.engine.Trainer`."""
+
+
+def call_hook(task: nn.Module, name: Hook, *arguments: object) -> None:
+    """Calls a task's method of that name, if it has one."""
+    hook = getattr(task, name, None)
+    if hook is not None:
+        hook(*arguments)

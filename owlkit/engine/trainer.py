@@ -21,6 +21,7 @@ from accelerate.utils import (  # type: ignore[import-untyped]
 from torch import nn
 
 from owlkit.config import OptimSection, TrainSection
+from owlkit.encoders import TextTower, VisionTower
 from owlkit.encoders.hub import MANIFEST
 from owlkit.engine.accelerator import create_accelerator, prepare_task, share_of_batch
 from owlkit.engine.checkpoint import (
@@ -36,17 +37,17 @@ from owlkit.engine.checkpoint import (
 from owlkit.engine.clipping import make_clipping
 from owlkit.engine.ema import WeightAverage
 from owlkit.engine.gradient_cache import check_accumulation
+from owlkit.engine.group_schedule import GroupSchedule
 from owlkit.engine.metrics import Meter, Outcome, StepReport, peak_memory_gib, report_step
-from owlkit.engine.parameter_groups import freeze_parts, make_optimizer, towers_of
+from owlkit.engine.parameter_groups import freeze_parts, make_optimizer
 from owlkit.engine.random_state import (
     random_state,
     restore_random_state,
     undisturbed_random_state,
 )
 from owlkit.engine.run import Ending, Evaluation, RunOutput, RunState, TrainingSummary
-from owlkit.engine.schedule import learning_rate_schedule
 from owlkit.engine.stop_request import StopRequest
-from owlkit.engine.task import Batch
+from owlkit.engine.task import Batch, call_hook
 from owlkit.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,13 @@ class Trainer:
             evaluated. If parts of a batch need to know something about the whole, its
             ``prepare(batch)`` returns the batch with it; if its loss couples the examples of a
             batch, ``accumulation`` is the number of parts that it prepares. If some weights get no
-            gradient in some steps, ``find_unused_parameters`` says so (True). If some have bounds,
-            ``constrain_weights()`` enforces them after each step.
+            gradient in some steps, ``find_unused_parameters`` says so (True). Further methods are
+            called if the task has them: ``begin_step(step)`` before each step, and before
+            ``prepare``, with the number of steps taken; ``finish_step()`` after the optimiser's
+            step (also one that float16 skips), to bring weights back into their bounds or to let
+            others follow them; ``check_means(step, means)`` on every process after each line of the
+            log, with what it holds as means over steps, to raise TrainingError if the run has gone
+            astray: ``last/`` then stays what it was.
         optim: Optimiser, parameter groups, schedule and clipping.
         train: The loop.
         make_batches: Takes the step to start at; returns this process's batches from there on, one
@@ -113,11 +119,12 @@ class Trainer:
         task.train()
         freeze_parts(task, self.model, optim.freeze)
         if train.compile:
-            for tower in towers_of(self.model).values():
-                tower.compile()
+            for module in task.modules():
+                if isinstance(module, VisionTower | TextTower):
+                    module.compile()
         self.task = prepare_task(task, self.accelerator)
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(task, optim))
-        self.schedule = learning_rate_schedule(optim, steps=train.steps)
+        self.rates = GroupSchedule(self.optimizer, optim, steps=train.steps)
         self.clipping = make_clipping(
             optim, task=self.task, accelerator=self.accelerator, accumulation=train.accumulation
         )
@@ -133,14 +140,15 @@ class Trainer:
             How the run ended, with the last and best metrics.
 
         Raises:
-            TrainingError: If a loss is not finite, or too many images cannot be read.
+            TrainingError: If a loss is not finite, too many images cannot be read, or the task's
+                ``check_means`` says so.
             CheckpointError: If there is nothing to resume or it does not fit.
         """
         self._resume() if resume else self._begin()
         with StopRequest() as stop:
             self._evaluate_if_due()  # if the run that resumes was stopped before it did so
             for batch in self._batches():
-                self._set_learning_rates()
+                self.rates.set(self.state.step)
                 parts = self.clipping.split(batch)
                 outcomes: list[Outcome] = []
                 for part in parts:
@@ -160,7 +168,7 @@ class Trainer:
                 )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                self._constrain_weights()
+                call_hook(self._bare_task, "finish_step")
                 if self.average is not None:
                     self.average.update(self.model)
                 self.state.step += 1
@@ -199,6 +207,7 @@ class Trainer:
                 else:
                     batch = next(batches, None)
             batch = self._checked(batch).to(self.accelerator.device, non_blocking=True)
+            call_hook(self._bare_task, "begin_step", self.state.step)
             yield self._prepare_batch(batch)
 
     def _checked(self, batch: Batch | None) -> Batch:
@@ -221,25 +230,6 @@ class Trainer:
             prepared: Batch = prepare(batch)
         return prepared
 
-    def _constrain_weights(self) -> None:
-        """Brings weights back into their bounds, if the task has any."""
-        constrain = getattr(self._bare_task, "constrain_weights", None)
-        if constrain is not None:
-            constrain()
-
-    def _set_learning_rates(self) -> None:
-        factor = self.schedule(self.state.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-
-    def _learning_rates(self) -> dict[str, float]:
-        """The rate of each part; with layer decay, of its fastest layer."""
-        rates: dict[str, float] = {}
-        for group in self.optimizer.param_groups:
-            name = f"lr/{group['part']}"
-            rates[name] = max(rates.get(name, 0.0), group["lr"])
-        return rates
-
     def _log(self, report: StepReport) -> None:
         state, log = self.state, self.output.log
         state.examples += report.examples
@@ -252,8 +242,9 @@ class Trainer:
             memory = peak_memory_gib(self.accelerator.device)
             names = ("examples", "images_read", "corrupt")
             counts = {name: getattr(state, name) for name in names}
-            rates = self._learning_rates()
-            log.log(state.step, {**self.meter.flush(), **rates, "memory_gib": memory, **counts})
+            means, rates = self.meter.flush(), self.rates.report()
+            log.log(state.step, {**means, **rates, "memory_gib": memory, **counts})
+            call_hook(self._bare_task, "check_means", state.step, means)
         opened = state.images_read
         if opened >= CORRUPT_AFTER and state.corrupt > MOST_CORRUPT * opened:
             raise TrainingError(

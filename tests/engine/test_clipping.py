@@ -166,3 +166,21 @@ def test_batch_norms_do_not_go_with_examples_one_by_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.vision\.3 and 0 more.*use optim\.clip global"):
         make_trainer(tmp_path, task=task, optim={"clip": "per_example"})
     make_trainer(tmp_path, task=task, optim={"clip": "per_example", "freeze": ("image",)})
+
+
+def test_each_weight_is_clipped_by_its_own_norm() -> None:
+    """DINO's loop over parameters; the norm that is told is that of all of them, before."""
+    task, whole, batch = ToyTask(), ToyTask(), toy_batch(0)
+    task.model.unused = nn.Linear(2, 2)
+    whole(batch)["loss"].backward()
+    by_hand = gradients(whole)
+    norms = {name: gradient.norm() for name, gradient in by_hand.items()}
+    assert min(norms.values()) < LIMIT < max(norms.values())
+    norm = run(task, batch, OptimSection(clip="per_parameter", clip_norm=LIMIT), accumulation=2)
+    torch.testing.assert_close(norm, nn.utils.get_total_norm(by_hand.values()))
+    found = gradients(task)
+    assert found.keys() == by_hand.keys()
+    for name, gradient in by_hand.items():
+        coefficient = LIMIT / (norms[name] + 1e-6)
+        expected = gradient * coefficient if coefficient < 1 else gradient
+        torch.testing.assert_close(found[name], expected)

@@ -206,7 +206,7 @@ def test_a_run_that_resumes_keeps_the_bound_it_began_with(tokenizer_folder: Path
     task = ContrastiveTask(model, clip_objective())
     for loaded, expected in ((4.7, 4.7), (4.8, 4.75)):
         model.logit_scale.data.fill_(loaded)
-        task.constrain_weights()
+        task.finish_step()
         assert model.logit_scale.item() == pytest.approx(expected)
 
 
@@ -214,7 +214,7 @@ def test_a_frozen_temperature_stays_as_it_is(tokenizer_folder: Path) -> None:
     model = make_dual_encoder(tokenizer_folder)
     model.logit_scale.data.fill_(5.0)
     model.logit_scale.requires_grad_(False)
-    ContrastiveTask(model, clip_objective()).constrain_weights()
+    ContrastiveTask(model, clip_objective()).finish_step()
     assert model.logit_scale == 5.0
 
 

@@ -166,3 +166,19 @@ def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
         file.write('{"step": 2, "ki{"step": 3}\n[1]\n{"loss": 3}\n')
         file.write(json.dumps(train(4, loss=1.0)) + '\n{"step": 5, "lo')
     assert [entry["step"] for _, entry in read_metrics(path)] == [1, 4]
+
+
+def test_signs_of_collapse_have_a_panel_each(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    signals = {"feature_std": 0.9, "teacher_entropy": 2.0, "batch_entropy": 8.0}
+    entries = [
+        train(step, loss=2.0, dino=2.0, mae=1.0, byol=0.5, koleo=-1.0, **signals) for step in (1, 2)
+    ]
+    measured = evaluation(2, knn_top1=0.4, knn_top5=0.8)
+    draw_curves(write(tmp_path / "metrics.jsonl", *entries, measured), tmp_path)
+    assert set(drawn) == {"loss", "collapse", "knn"}
+    assert {"loss, dino", "mae", "byol", "koleo"} == set(lines(drawn["loss"]))
+    assert {"knn_top1", "knn_top5"} < set(lines(drawn["knn"]))
+    panels = drawn["collapse"].axes
+    shown = [line.get_label() for panel in panels for line in panel.get_lines()[:1]]
+    assert shown == ["teacher_entropy", "batch_entropy", "feature_std"]
+    assert [panel.get_ylim() for panel in panels[:2]] == [(0, pytest.approx(8.4))] * 2

@@ -14,6 +14,7 @@ from torch import nn
 from owlkit.encoders import VisionTower
 from owlkit.engine import SimclrHead
 from owlkit.engine.accelerator import prepare_task
+from owlkit.engine.sync_batch_norm import GpuSyncBatchNorm, PlainSyncBatchNorm
 from tests.engine.test_gradient_cache import (
     OBJECTIVES,
     assert_same,
@@ -164,7 +165,11 @@ class Towers(nn.Module):
 
 @pytest.mark.parametrize(
     ("processes", "device", "synchronised"),
-    [(2, "cuda", {"learning", "simclr"}), (2, "cpu", set()), (1, "cuda", set())],
+    [
+        (2, "cuda", {"learning", "active", "simclr"}),
+        (2, "cpu", {"learning", "active", "simclr"}),
+        (1, "cuda", set()),
+    ],
 )
 def test_batch_norms_that_learn_are_synchronised(
     processes: int, device: str, synchronised: set[str]
@@ -177,7 +182,7 @@ def test_batch_norms_that_learn_are_synchronised(
     before, weights = deepcopy(task), dict(task.named_parameters())
     prepare_task(task, accelerator)
     kinds = {
-        name: isinstance(module, nn.SyncBatchNorm)
+        name: isinstance(module, GpuSyncBatchNorm if device == "cuda" else PlainSyncBatchNorm)
         for name, module in task.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     }

@@ -63,8 +63,8 @@ def _record_gradients(trainer: Trainer, task: nn.Module, found: Gradients) -> No
 
 
 def normalised(task: ContrastiveTask, images: Tensor) -> Tensor:
-    mean, std = task.colours
-    return (images - mean) / std
+    scaled: Tensor = task.pixels(images)
+    return scaled
 
 
 def one_graph_gradients(task: ContrastiveTask, batch: PairBatch, *, seed: int = 0) -> Gradients:

@@ -141,6 +141,57 @@ def test_parts_go_by_the_first_name() -> None:
     assert towers_of(model) == {"text": model["text"]}
 
 
+class Taught(Wrapped):
+    """A student beside the model around its teacher, which comes first and does not learn."""
+
+    def __init__(self) -> None:
+        overrides = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+        towers = [
+            VisionTower("vit_small_patch16_224", image_size=32, overrides=overrides)
+            for _ in range(2)
+        ]
+        super().__init__(nn.ModuleDict({"vision": towers[0]}).requires_grad_(False))
+        self.student = nn.ModuleDict({"vision": towers[1], "head": nn.Linear(32, 8)})
+
+
+def test_a_student_learns_like_a_model_of_its_own() -> None:
+    """Layer decay counts its blocks alone; the patch embedding has a factor of its own."""
+    optim = OptimSection(lr=1.0, heads_lr=2.0, layer_decay=0.5, embed_lr_factor=0.2)
+    found = by_name(parameter_groups(Taught(), optim))
+    expected = {
+        "student.vision.model.pos_embed": ("image", 0.125),
+        "student.vision.model.patch_embed.proj.weight": ("image", 0.025),
+        "student.vision.model.patch_embed.proj.bias": ("image", 0.025),
+        "student.vision.model.blocks.0.attn.proj.weight": ("image", 0.25),
+        "student.vision.model.norm.weight": ("image", 1.0),
+        "student.head.weight": ("heads", 2.0),
+    }
+    for name, (part, rate) in expected.items():
+        assert (found[name]["part"], found[name]["peak_lr"]) == (part, pytest.approx(rate)), name
+    assert all(name.startswith("student.") for name in found)
+
+
+def test_a_factor_for_no_patch_embedding_is_refused() -> None:
+    task = nn.ModuleDict({"vision": VisionTower("resnet18")})
+    with pytest.raises(ConfigError, match="expected an image tower with a patch embedding"):
+        parameter_groups(task, OptimSection(embed_lr_factor=0.2))
+
+
+def test_momentum_by_hand() -> None:
+    """``v = 0.5 v + g + decay w``, ``w -= lr v``, twice."""
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(2.0)
+    optim = OptimSection(optimizer="sgd", lr=0.1, weight_decay=0.5, betas=(0.5, 0.9))
+    optimizer = make_optimizer(layer, optim)
+    weight, velocity = 2.0, 0.0
+    for gradient in (3.0, -1.0):
+        layer.weight.grad = torch.tensor([[gradient]])
+        optimizer.step()
+        velocity = 0.5 * velocity + gradient + 0.5 * weight
+        weight -= 0.1 * velocity
+    assert layer.weight.item() == pytest.approx(weight, rel=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "decoupled"), [("adamw", True), ("adam", False)])
 def test_the_first_step_by_hand(kind: str, decoupled: bool) -> None:
     """One update from zero moments: ``lr * g / (|g| + eps)``, decay beside or inside of g."""

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from owlkit.config import OptimSection
-from owlkit.engine.schedule import learning_rate_schedule
+from owlkit.engine.schedule import cosine_ramp, learning_rate_schedule, linear_ramp
 from owlkit.errors import ConfigError
 
 
@@ -55,3 +57,38 @@ def test_a_warmup_that_fills_the_run_is_refused() -> None:
     """The default warm-up is 1,000 steps; a short run would never learn, without any error."""
     with pytest.raises(ConfigError, match=r"less than train.steps \(1000\), found 1000 and 0"):
         learning_rate_schedule(OptimSection(), steps=1000)
+
+
+def test_dino_samples(golden: Callable[[str], Path]) -> None:
+    """Momentum, weight decay, learning rate and teacher temperature of DINO's own code."""
+    samples = np.load(golden("05_dino") / "outputs.npz")
+    momentum = [cosine_ramp(step, start=0.996, end=1.0, total=35) for step in range(35)]
+    np.testing.assert_allclose(momentum, samples["schedule_momentum"], rtol=1e-12)
+    decay = [cosine_ramp(step, start=0.04, end=0.4, total=40) for step in range(40)]
+    np.testing.assert_allclose(decay, samples["schedule_wd"], rtol=1e-12)
+    rising = [linear_ramp(step, start=0.0, end=5e-4, steps=18) for step in range(18)]
+    falling = [cosine_ramp(step, start=5e-4, end=1e-6, total=36) for step in range(36)]
+    np.testing.assert_allclose([*rising, *falling], samples["schedule_lr_warmup"], rtol=1e-12)
+    temperature = [linear_ramp(epoch, start=0.04, end=0.07, steps=3) for epoch in range(8)]
+    np.testing.assert_allclose(temperature, samples["w1_dino1_teacher_temp_schedule"], rtol=1e-12)
+
+
+def test_cosine_ends_where_it_should(golden: Callable[[str], Path]) -> None:
+    """DINO's learning rate after the warm-up; ours rises to the peak one step later."""
+    expected = np.load(golden("05_dino") / "outputs.npz")["schedule_lr_warmup"][18:]
+    optim = OptimSection(lr=5e-4, final_lr=1e-6, warmup_steps=18)
+    factor = learning_rate_schedule(optim, steps=54)
+    np.testing.assert_allclose([5e-4 * factor(s) for s in range(18, 54)], expected, rtol=1e-12)
+    assert factor(9) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"schedule": "constant", "final_lr": 1e-6}, "final_lr belongs to cosine; constant has"),
+        ({"lr": 1e-4, "final_lr": 1e-3}, r"at most lr \(0.0001\), found 0.001"),
+    ],
+)
+def test_an_end_that_is_not_reached_is_refused(optim: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        OptimSection.model_validate(optim)

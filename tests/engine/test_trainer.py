@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from owlkit.config import TrainSection
+from owlkit.encoders import VisionTower, create_text_tower
 from owlkit.engine import RunLog, Trainer, create_accelerator
 from owlkit.engine.checkpoint import update_state
 from owlkit.errors import CheckpointError, ConfigError, TrainingError
 from tests.engine.toy import (
     ToyBatch,
     ToyLog,
-    ToyModel,
     ToyTask,
     load_toy,
     make_trainer,
@@ -91,6 +91,9 @@ def noisy_evaluation(model: nn.Module, step: int) -> dict[str, float]:
 RESUMABLE: dict[str, Any] = {
     "plain": {"train": {"accumulation": 2, "ema_decay": 0.8}},
     "per example": {"optim": {"clip": "per_example"}},
+    "sgd, decay": {
+        "optim": {"optimizer": "sgd", "lr": 1e-4, "clip": "per_parameter", "weight_decay_end": 0.4}
+    },
     "bfloat16": {"train": {"precision": "bfloat16"}, "optim": {"optimizer": "adam"}},
     "frozen, layer decay": {"optim": {"freeze": ("text",), "layer_decay": 0.5}},
 }
@@ -443,10 +446,84 @@ def test_an_accelerator_of_ones_own_must_suit_the_batch(tmp_path: Path) -> None:
 def test_a_compiled_run_compiles_the_towers_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Once each, a teacher's and its student's."""
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
-    model: ToyModel = make_trainer(tmp_path, train={"compile": True}).model.get_submodule("")
-    assert compiled == [model.vision, model.text]
+    task = ToyTask()
+    text = create_text_tower(
+        vocab_size=9, context_length=4, width=8, depth=1, heads=1, embed_width=8
+    )
+    task.model.vision, task.model.text = VisionTower("resnet18", image_size=32), text
+    task.teacher = nn.ModuleDict({"vision": task.model.vision})
+    task.student = nn.ModuleDict({"vision": VisionTower("resnet18", image_size=32)})
+    make_trainer(tmp_path, task=task, train={"compile": True})
+    assert compiled == [task.model.vision, text, task.student["vision"]]
+
+
+class HookedTask(ToyTask):
+    """Notes when it is called, and doubts the run at a step."""
+
+    def __init__(self, *, doubts: int = 99) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.doubts = doubts
+
+    def begin_step(self, step: int) -> None:
+        self.calls.append(f"begin {step}")
+
+    def prepare(self, batch: ToyBatch) -> ToyBatch:
+        self.calls.append("prepare")
+        return batch
+
+    def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
+        self.calls.append("forward")
+        return super().forward(batch)
+
+    def finish_step(self) -> None:
+        assert all(parameter.grad is None for parameter in self.parameters())
+        self.calls.append("finish")
+        with torch.no_grad():
+            self.model.head.weight.zero_()
+
+    def check_means(self, step: int, means: Mapping[str, float]) -> None:
+        self.calls.append(f"check {step}")
+        self.means = dict(means)
+        if step >= self.doubts:
+            raise TrainingError(f"step {step}: collapsed")
+
+
+def test_a_task_is_called_around_its_steps(tmp_path: Path) -> None:
+    task, log = HookedTask(), ToyLog()
+    make_trainer(tmp_path, task=task, train={"steps": 4, "accumulation": 2}, log=log).fit()
+    step = ["prepare", "forward", "forward", "finish"]
+    second = [*step, "begin 1", *step, "check 2", "begin 2", *step]
+    assert task.calls == ["begin 0", *second, "begin 3", *step, "check 4"]
+    assert task.means["square"] == log.of("train")[4]["square"]
+    saved = load_toy(tmp_path / "last")
+    assert not saved["head.weight"].any(), "what finish_step does is saved"
+
+
+def test_a_task_may_end_a_run_that_has_gone_astray(tmp_path: Path) -> None:
+    task, log = HookedTask(doubts=5), ToyLog()
+    with pytest.raises(TrainingError, match="step 6: collapsed"):
+        make_trainer(tmp_path, task=task, log=log).fit()
+    assert list(log.of("train")) == [2, 4, 6], "the line that says why is there"
+    state = json.loads((tmp_path / "last/training/state.json").read_text())
+    assert state["run"]["step"] == 4
+
+
+def test_weight_decay_follows_a_cosine(tmp_path: Path) -> None:
+    """And only where there is any; the log tells it."""
+    log = ToyLog()
+    optim = {"weight_decay": 0.0, "weight_decay_end": 0.4}
+    train = {"steps": 4, "log_every": 1}
+    trainer = make_trainer(tmp_path, optim=optim, train=train, log=log)
+    trainer.fit()
+    expected = [0.4 - 0.4 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    found = [values["weight_decay"] for values in log.of("train").values()]
+    assert found == pytest.approx(expected)
+    decays = {group["decays"]: group["weight_decay"] for group in trainer.optimizer.param_groups}
+    assert decays == {True: pytest.approx(expected[-1]), False: 0.0}
 
 
 def test_the_configuration_is_written_and_the_one_before_kept(tmp_path: Path) -> None:
