@@ -13,17 +13,28 @@ if TYPE_CHECKING:
     from owlkit.data.captions import CaptionedImage
     from owlkit.data.class_images import ClassImages
     from owlkit.data.coco import DetectionDataset
-    from owlkit.evaluation.encoder import ClassScores, Probe
+    from owlkit.evaluation.encoder import ClassFeatures, ClassScores, Probe
+    from owlkit.evaluation.feature_cache import Images
     from owlkit.evaluation.features import Encoder
 
-SUMMARY = "measure an encoder: zero-shot classes, probes, retrieval"
+SUMMARY = "measure an encoder: zero-shot classes, probes, retrieval, copies"
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Probes to use, numbers of examples a class for few-shot prototypes, prompt templates."""
+    """How to measure.
+
+    Attributes:
+        probes: To use; some of ``_PROBES``.
+        more: Further measurements that learn from labelled images: some of ``_MORE``.
+        neighbours: Further numbers of neighbours for the k-NN probe.
+        shots: Numbers of examples a class for few-shot prototypes.
+        templates: Around the names of classes.
+    """
 
     probes: "tuple[Probe, ...]"
+    more: tuple[str, ...]
+    neighbours: tuple[int, ...]
     shots: tuple[int, ...]
     templates: tuple[str, ...]
 
@@ -36,13 +47,18 @@ class _Data:
     train: "ClassImages | None"
     captioned: "tuple[CaptionedImage, ...]"
     boxes: "DetectionDataset | None"
+    copied: "Images | None"
+    distractors: "Images | None"
 
-    @property
-    def images(self) -> int:
-        """How many will be encoded."""
+    def count(self, plan: _Plan) -> int:
+        """How many images will be encoded."""
         boxes = () if self.boxes is None else self.boxes.images
-        classes = [images for images in (self.test, self.train) if images is not None]
-        return sum(map(len, classes)) + len(self.captioned) + len(boxes)
+        classes = sum(len(images) for images in (self.test, self.train) if images is not None)
+        # Layers take a pass of their own; of copies there are as many as originals.
+        classes *= 2 if "layers" in plan.more else 1
+        copies = 0 if self.copied is None else 2 * len(self.copied)
+        distractors = 0 if self.distractors is None else len(self.distractors)
+        return classes + len(self.captioned) + len(boxes) + copies + distractors
 
     @property
     def zero_shot(self) -> bool:
@@ -51,6 +67,23 @@ class _Data:
 
 
 _PROBES: "tuple[Probe, ...]" = ("knn", "ridge", "logistic", "linear", "prototype")
+# A grid of linear layers over several blocks, and images of the same class found by images.
+_MORE = ("layers", "retrieval")
+
+
+# Options that say nothing without another one.
+_NEEDS = (
+    ("train_classes", "classes"),
+    ("names", "classes"),
+    ("probes", "train_classes"),
+    ("neighbours", "train_classes"),
+    ("few_shot", "train_classes"),
+    ("split", "captions"),
+    ("captions", "images"),
+    ("multi_label", "images"),
+    ("distractors", "copies"),
+    ("whiten", "distractors"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     classes.add_argument("--train-classes", type=Path, help="what probes learn from, alike")
     classes.add_argument("--names", type=Path, help="text file of the classes' names, one a line")
     classes.add_argument(
-        "--probes", help=f"which of {','.join(_PROBES)} to use (default knn,ridge)"
+        "--probes", help=f"which of {','.join((*_PROBES, *_MORE))} to use (default knn,ridge)"
+    )
+    classes.add_argument(
+        "--neighbours", help="further numbers of neighbours for knn: 10,20,100,200"
     )
     classes.add_argument("--few-shot", help="examples a class for prototypes: 1,2,4,8,16")
     classes.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
@@ -75,6 +111,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--multi-label", type=Path, help="COCO boxes: which classes are in an image, for mAP"
     )
     other.add_argument("--images", type=Path, help="folder of the images of these files")
+    copies = parser.add_argument_group("copy detection")
+    pictures = "a folder of images at any depth, or .npz as above"
+    copies.add_argument(
+        "--copies", type=Path, help=f"images to make strong copies of and to find: {pictures}"
+    )
+    copies.add_argument("--distractors", type=Path, help=f"to search among, too: {pictures}")
+    copies.add_argument(
+        "--whiten", action="store_true", help="whiten vectors, as the distractors teach"
+    )
     parser.add_argument(
         "--templates",
         default="ensemble7",
@@ -97,12 +142,14 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: If the options do not fit together, or results cannot be written.
         DatasetError: If data cannot be used.
         QueryError: If texts are asked of an image tower alone.
+        TokenError: If layers are asked of a tower that is no vision transformer.
         CheckpointError: If the model cannot be loaded.
     """
     plan = _checked(options)
     from rich.progress import Progress
 
     from owlkit.evaluation.feature_cache import FeatureCache
+    from owlkit.evaluation.feature_kinds import count_layers
     from owlkit.evaluation.features import Encoder, load_encoder
     from owlkit.torch_backend import find_device
 
@@ -111,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
     data = _read(options)
     model, preprocessing = load_encoder(options.model)
     with Progress(transient=True) as progress:
-        bar = progress.add_task("encoding", total=data.images)
+        bar = progress.add_task("encoding", total=data.count(plan))
         encoder = Encoder(
             model.to(device),
             preprocessing=preprocessing,
@@ -121,6 +168,9 @@ def run(options: argparse.Namespace) -> int:
         )
         if data.captioned or data.boxes is not None or data.zero_shot:
             encoder.check_text()
+        if "layers" in plan.more:
+            # Raises if there are none to take.
+            count_layers(encoder.vision)
         metrics, scored = _measure(encoder, data, plan, options)
     _report(metrics, scored, options)
     return 0
@@ -128,27 +178,38 @@ def run(options: argparse.Namespace) -> int:
 
 def _checked(options: argparse.Namespace) -> _Plan:
     """Finds what is wrong with the options before hours are spent; makes the folders of results."""
-    if not (options.classes or options.captions or options.multi_label):
-        raise ConfigError("expected --classes, --captions or --multi-label, found nothing to do")
-    for option, needed in (
-        *(("train_classes", "classes"), ("names", "classes"), ("probes", "train_classes")),
-        *(("few_shot", "train_classes"), ("split", "captions"), ("captions", "images")),
-        ("multi_label", "images"),
-    ):
-        if getattr(options, option) is not None and getattr(options, needed) is None:
+    wanted_data = ("classes", "captions", "multi_label", "copies")
+    if not any(getattr(options, option) for option in wanted_data):
+        words = ", ".join(map(_word, wanted_data[:-1]))
+        raise ConfigError(f"expected {words} or {_word(wanted_data[-1])}, found nothing to do")
+    for option, needed in _NEEDS:
+        if getattr(options, option) not in (None, False) and getattr(options, needed) is None:
             raise ConfigError(f"{_word(option)}: expected {_word(needed)} with it, found none")
     wanted = _listed("knn,ridge" if options.probes is None else options.probes)
-    if unknown := [name for name in wanted if name not in _PROBES]:
-        raise ConfigError(f"--probes: expected some of {','.join(_PROBES)}, found {unknown[0]!r}")
-    shots = _listed(options.few_shot or "")
-    if not all(shot.isdecimal() and int(shot) > 0 for shot in shots):
-        raise ConfigError(f"--few-shot: expected numbers as in 1,2,4; found {options.few_shot!r}")
+    if unknown := [name for name in wanted if name not in (*_PROBES, *_MORE)]:
+        raise ConfigError(
+            f"--probes: expected some of {','.join((*_PROBES, *_MORE))}, found {unknown[0]!r}"
+        )
+    plan = _Plan(
+        probes=tuple(name for name in _PROBES if name in wanted),
+        more=tuple(name for name in _MORE if name in wanted),
+        neighbours=_numbers(options.neighbours, option="--neighbours"),
+        shots=_numbers(options.few_shot, option="--few-shot"),
+        templates=_read_templates(options.templates),
+    )
     if options.out:
         prepare_folder(options.out, option="--out")
     if options.json:
         prepare_file(options.json, option="--json")
-    probes = tuple(name for name in _PROBES if name in wanted)
-    return _Plan(probes, tuple(map(int, shots)), _read_templates(options.templates))
+    return plan
+
+
+def _numbers(words: str | None, *, option: str) -> tuple[int, ...]:
+    """Numbers above 0, each once, in their order."""
+    listed = _listed(words or "")
+    if not all(word.isdecimal() and int(word) > 0 for word in listed):
+        raise ConfigError(f"{option}: expected numbers as in 1,2,4; found {words!r}")
+    return tuple(dict.fromkeys(map(int, listed)))
 
 
 def _word(option: str) -> str:
@@ -183,7 +244,18 @@ def _read(options: argparse.Namespace) -> _Data:
     )
     if test is not None and train is not None:
         check_same_classes(train, test)
-    return _Data(test=test, train=train, captioned=captioned, boxes=boxes)
+    copied, distractors = map(_read_pictures, (options.copies, options.distractors))
+    return _Data(test, train, captioned, boxes, copied, distractors)
+
+
+def _read_pictures(path: Path | None) -> "Images | None":
+    """Pictures of whatever class."""
+    from owlkit.data.class_images import read_class_images
+    from owlkit.data.image_sources import read_images
+
+    if path is None:
+        return None
+    return read_class_images(path) if path.suffix.lower() == ".npz" else read_images(path)
 
 
 def _read_templates(name_or_file: str) -> tuple[str, ...]:
@@ -223,10 +295,7 @@ def _measure(
         if encoder.has_text:
             scored["classes"] = measuring.measure_zero_shot(encoder, test, templates=plan.templates)
             metrics |= scored["classes"].metrics
-        if data.train is not None:
-            train = measuring.encode_classes(encoder, data.train)
-            metrics |= measuring.measure_probes(train, test, probes=plan.probes, seed=options.seed)
-            metrics |= measuring.measure_few_shot(train, test, shots=plan.shots, seed=options.seed)
+        metrics |= _measure_learning(encoder, data, test, plan, seed=options.seed)
     if data.captioned:
         metrics |= measuring.measure_retrieval(encoder, data.captioned)
     if data.boxes is not None:
@@ -234,7 +303,39 @@ def _measure(
             encoder, data.boxes, templates=plan.templates
         )
         metrics |= scored["multi_label"].metrics
+    if data.copied is not None:
+        from owlkit.evaluation.copy_detection import measure_copies
+
+        metrics |= measure_copies(
+            encoder,
+            data.copied,
+            distractors=data.distractors,
+            whiten=options.whiten,
+            seed=options.seed,
+        )
     return metrics, scored
+
+
+def _measure_learning(
+    encoder: "Encoder", data: _Data, test: "ClassFeatures", plan: _Plan, *, seed: int
+) -> dict[str, float]:
+    """What labelled images teach about others."""
+    from owlkit.evaluation import encoder as measuring
+    from owlkit.evaluation.image_retrieval import measure_class_retrieval
+    from owlkit.evaluation.layers import measure_layers
+
+    if data.train is None or data.test is None:
+        return {}
+    train = measuring.encode_classes(encoder, data.train)
+    metrics = measuring.measure_probes(
+        train, test, probes=plan.probes, neighbours=plan.neighbours, seed=seed
+    )
+    metrics |= measuring.measure_few_shot(train, test, shots=plan.shots, seed=seed)
+    if "layers" in plan.more:
+        metrics |= measure_layers(encoder, data.train, data.test, seed=seed)
+    if "retrieval" in plan.more:
+        metrics |= measure_class_retrieval(train, test)
+    return metrics
 
 
 def _report(
@@ -266,6 +367,7 @@ def _report(
 
 def _heading(options: argparse.Namespace) -> str:
     """What was measured on what."""
-    parts = ("classes", "train_classes", "captions", "split", "multi_label")
+    about_classes, others = ("classes", "train_classes"), ("captions", "split", "multi_label")
+    parts = (*about_classes, *others, "copies", "distractors")
     given = [f"{_word(part)} {getattr(options, part)}" for part in parts if getattr(options, part)]
     return f"{options.model}, templates {options.templates}\n{', '.join(given)}\n"

@@ -1,7 +1,7 @@
 """How good a detector is by COCO's and LVIS's metrics, and how good an encoder by its features."""
 
 from owlkit.evaluation.coco import BoxMetrics, evaluate_boxes, measure_boxes, split_metrics
-from owlkit.evaluation.knn import knn_accuracy, knn_votes
+from owlkit.evaluation.knn import knn_accuracy, knn_sweep, knn_votes
 from owlkit.evaluation.lvis import evaluate_lvis, measure_lvis
 from owlkit.evaluation.probes import (
     LinearSchedule,
@@ -35,6 +35,7 @@ __all__ = [
     "evaluate_lvis",
     "few_shot_indices",
     "knn_accuracy",
+    "knn_sweep",
     "knn_votes",
     "linear_probe",
     "logistic_probe",

@@ -18,8 +18,9 @@ from owlkit.data.captions import CaptionedImage
 from owlkit.data.class_images import ClassImages
 from owlkit.data.coco import DetectionDataset
 from owlkit.errors import DatasetError
+from owlkit.evaluation.feature_kinds import Kind
 from owlkit.evaluation.features import Encoder, ImageFiles
-from owlkit.evaluation.knn import knn_probe
+from owlkit.evaluation.knn import knn_probe, knn_sweep
 from owlkit.evaluation.probes import (
     ProbeResult,
     few_shot_indices,
@@ -54,7 +55,7 @@ class ClassFeatures:
     """Vectors of images that have one label each.
 
     Attributes:
-        features: Unit vectors, float32 [N, E].
+        features: Unit vectors, unless another kind was asked for, float32 [N, E].
         labels: Index into the names, int64 [N].
         names: Of the classes (C).
         keys: What the classes are called in the data, as in :class:`ClassImages`.
@@ -88,17 +89,21 @@ class ClassScores:
     confusion: Tensor | None = None
 
 
-def encode_classes(encoder: Encoder, images: ClassImages) -> ClassFeatures:
+def encode_classes(
+    encoder: Encoder, images: ClassImages, kind: Kind = "embeddings"
+) -> ClassFeatures:
     """Encodes labelled images; the vectors stay on the model's device.
 
     Args:
-        encoder: Of any kind.
+        encoder: Of any model.
         images: What to encode.
+        kind: What they become; see :data:`~owlkit.evaluation.feature_kinds.Kind`.
 
     Raises:
         DatasetError: If more than one image and more than 1 % cannot be read.
+        TokenError: If layers are asked of a tower that is no vision transformer.
     """
-    encoded = encoder.images(images)
+    encoded = encoder.images(images, kind)
     encoded.check_enough()
     labels = torch.from_numpy(np.asarray(images.labels, dtype=np.int64))[encoded.rows]
     features = encoded.features.to(encoder.device)
@@ -139,6 +144,7 @@ def measure_probes(
     test: ClassFeatures,
     *,
     probes: Sequence[Probe] = ("knn", "ridge"),
+    neighbours: Sequence[int] = (),
     seed: int = 0,
 ) -> dict[str, float]:
     """Classifies images by what labelled ones teach.
@@ -148,14 +154,18 @@ def measure_probes(
         test: What to measure on.
         probes: ``knn`` (20 weighted neighbours), ``ridge``, ``logistic``, ``linear`` (regularised
             as is best on a fifth of the training images) or ``prototype`` (the nearest mean).
+        neighbours: Further numbers of neighbours to vote, 1 to the number of training images; the
+            authors of DINO try 10, 20, 100 and 200.
         seed: Of the images held out to choose by, and of the order of batches.
 
     Returns:
         ``knn_top1``, ``knn_top5``, ``knn_mean_per_class_recall`` and so on, in [0, 1]; beside them
-        the strength of regularisation that was chosen, as ``ridge_strength``.
+        the strength of regularisation that was chosen, as ``ridge_strength``. With ``neighbours``
+        also ``knn10_top1``, ``knn10_top5`` and so on.
 
     Raises:
         DatasetError: If the classes differ, or there are too few images.
+        ConfigError: If a number of neighbours is out of range.
     """
     check_same_classes(train, test)
     rows = train.features, train.labels, test.features, test.labels
@@ -170,6 +180,9 @@ def measure_probes(
         for name in ("top1", "top5", "mean_per_class_recall", "strength"):
             if (value := getattr(found, name)) is not None:
                 metrics[f"{probe}_{name}"] = value
+    if neighbours:
+        for k, found in knn_sweep(*rows, ks=neighbours).items():
+            metrics |= {f"knn{k}_top1": found.top1, f"knn{k}_top5": found.top5}
     return metrics
 
 

@@ -10,11 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,14 +24,12 @@ from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError, DatasetError, ImageError, QueryError
 from owlkit.evaluation.feature_cache import FeatureCache, Images, hash_images, hash_weights
+from owlkit.evaluation.feature_kinds import Kind, image_tower, image_vectors, vector_width
 from owlkit.evaluation.zero_shot import average_prompts
 from owlkit.geometry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from owlkit.images import load_image
 from owlkit.models.dual_encoder import DualEncoder
 from owlkit.prompts import fill, resolve_templates
-
-Kind = Literal["embeddings", "pooled"]
-"""Unit vectors to compare, or what the image tower pools, before any projection."""
 
 # Raised when the same inputs come to give other numbers, so that old files are not found.
 _VERSION = 1
@@ -135,7 +132,7 @@ class Encoder:
     @property
     def vision(self) -> VisionTower:
         """The image tower."""
-        return self.model.vision if isinstance(self.model, DualEncoder) else self.model
+        return image_tower(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -167,8 +164,10 @@ class Encoder:
 
         Args:
             images: N images of any sizes.
-            kind: ``embeddings`` are L2-normalised and, of a pair of towers, in the space of the
-                texts; ``pooled`` is as the image tower gives it.
+            kind: What they become; see :data:`~owlkit.evaluation.feature_kinds.Kind`.
+
+        Raises:
+            TokenError: If layers are asked of a tower that is no vision transformer.
         """
 
         def lost(found: dict[str, Tensor]) -> list[int]:
@@ -187,7 +186,7 @@ class Encoder:
         """Encodes one image, uint8 [h, w, 3], as a unit vector, float32 [E], on the CPU."""
         pixels = torch.from_numpy(self.preprocessing(image)[0][None]).to(self.device)
         with torch.inference_mode(), evaluating(self.model):
-            return self._forward(pixels, "embeddings")[0].float().cpu()
+            return image_vectors(self.model, pixels, "embeddings")[0].float().cpu()
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Encodes texts as unit vectors, float32 [Q, E], on the CPU.
@@ -258,23 +257,15 @@ class Encoder:
         return self.cache.get(made_of(), compute, is_current=is_current)
 
     def _encode(self, images: Images, kind: Kind) -> dict[str, Tensor]:
-        width = self.vision.pooled_width
-        if isinstance(self.model, DualEncoder) and kind == "embeddings":
-            width = self.model.text.width
-        features, rows = [torch.zeros(0, width)], []
+        features, rows = [torch.zeros(0, vector_width(self.model, kind))], []
         with torch.inference_mode(), evaluating(self.model):
             for indices, pixels in self._batches(images):
                 if pixels is not None:
-                    found = self._forward(torch.from_numpy(pixels).to(self.device), kind)
+                    on_device = torch.from_numpy(pixels).to(self.device)
+                    found = image_vectors(self.model, on_device, kind)
                     features.append(found.float().cpu())
                 rows += indices
         return {"features": torch.cat(features), "rows": torch.tensor(rows, dtype=torch.int64)}
-
-    def _forward(self, pixels: Tensor, kind: Kind) -> Tensor:
-        if kind == "embeddings" and isinstance(self.model, DualEncoder):
-            return self.model.encode_images(pixels)
-        pooled = self.vision(pixels).pooled
-        return F.normalize(pooled, dim=-1) if kind == "embeddings" else pooled
 
     def _batches(self, images: Images) -> Iterator[tuple[list[int], NDArray[np.float32] | None]]:
         """Positions and pixels [B, 3, H, W] of what can be read; the next ones are made meanwhile.

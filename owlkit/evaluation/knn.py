@@ -6,6 +6,8 @@ Shapes: N training rows, M test rows, E features, C classes, K neighbours.
   https://arxiv.org/abs/2104.14294
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -60,10 +62,26 @@ def knn_probe(
     temperature: float = 0.07,
 ) -> ProbeResult:
     """What :func:`knn_accuracy` finds, with the mean recall of the classes."""
+    return knn_sweep(train, train_labels, test, test_labels, ks=(k,), temperature=temperature)[k]
+
+
+def knn_sweep(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+) -> dict[int, ProbeResult]:
+    """What :func:`knn_probe` finds for several numbers of neighbours, by number.
+
+    The neighbours are looked for once; the default numbers are those of the authors of DINO.
+    """
     check_train_and_test(train, train_labels, test, test_labels)
     classes = count_classes(train_labels, test_labels)
-    votes = knn_votes(train, train_labels, test, k=k, temperature=temperature, classes=classes)
-    return result_of(votes, test_labels)
+    votes = _votes(train, train_labels, test, ks=ks, temperature=temperature, classes=classes)
+    return {k: result_of(each, test_labels) for k, each in zip(ks, votes, strict=True)}
 
 
 def knn_votes(
@@ -96,17 +114,33 @@ def knn_votes(
     Raises:
         ConfigError: If ``k`` or ``temperature`` is out of range.
     """
-    if not 1 <= k <= len(train):
-        raise ConfigError(f"k: expected 1 to {len(train)}, the training rows, found {k}")
+    classes = classes or count_classes(train_labels)
+    (votes,) = _votes(train, train_labels, test, ks=(k,), temperature=temperature, classes=classes)
+    return votes
+
+
+def _votes(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    *,
+    ks: Sequence[int],
+    temperature: float,
+    classes: int,
+) -> list[Tensor]:
+    """The votes [M, C] for each number of neighbours."""
+    for k in ks:
+        if not 1 <= k <= len(train):
+            raise ConfigError(f"k: expected 1 to {len(train)}, the training rows, found {k}")
     if not temperature > 0:
         raise ConfigError(f"temperature: expected a number above 0, found {temperature}")
-    classes = classes or count_classes(train_labels)
     columns = train.float().T
     rows = max(1, _SIMILARITIES // len(train))
-    votes = test.new_zeros(len(test), classes, dtype=torch.float32)
+    votes = [test.new_zeros(len(test), classes, dtype=torch.float32) for _ in ks]
     for start in range(0, len(test), rows):
         chunk = slice(start, start + rows)
-        similarity, neighbours = (test[chunk].float() @ columns).topk(k, dim=1)
-        weights = (similarity / temperature).softmax(dim=1)
-        votes[chunk].scatter_add_(1, train_labels[neighbours], weights)
+        similarity, neighbours = (test[chunk].float() @ columns).topk(max(ks), dim=1)
+        for k, each in zip(ks, votes, strict=True):
+            weights = (similarity[:, :k] / temperature).softmax(dim=1)
+            each[chunk].scatter_add_(1, train_labels[neighbours[:, :k]], weights)
     return votes

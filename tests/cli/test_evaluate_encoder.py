@@ -11,6 +11,9 @@ from owlkit.cli import evaluate_encoder
 from owlkit.cli.command import Command
 from owlkit.data.captions import read_captioned_images
 from owlkit.data.class_images import read_class_images
+from owlkit.data.image_sources import read_images
+from owlkit.encoders import VisionTower
+from owlkit.evaluation.copy_detection import measure_copies
 from owlkit.evaluation.encoder import (
     encode_classes,
     measure_few_shot,
@@ -19,6 +22,9 @@ from owlkit.evaluation.encoder import (
     measure_zero_shot,
 )
 from owlkit.evaluation.features import Encoder
+from owlkit.evaluation.image_retrieval import measure_class_retrieval
+from owlkit.evaluation.layers import measure_layers
+from owlkit.geometry import Preprocessing
 from owlkit.models.dual_encoder import DualEncoder
 from tests.evaluation.small_encoder import make_dual_encoder, make_pictures
 from tests.evaluation.small_set import make_records, write_coco
@@ -179,10 +185,77 @@ def test_an_image_tower_alone_is_probed(
         assert "found an image tower alone" in capsys.readouterr().err
 
 
+def test_layers_neighbours_and_retrieval(
+    run: Run, model: Path, arrays: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ["--classes", arrays["test"], "--train-classes", arrays["train"], "--seed", "3"]
+    words += ["--probes", "retrieval,layers,knn", "--neighbours", "2,10,2"]
+    assert run(model, *words, "--json", tmp_path / "m.json") == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    encoder = Encoder(DualEncoder.from_pretrained(model))
+    images = [read_class_images(arrays[part]) for part in ("train", "test")]
+    train, test = (encode_classes(encoder, each) for each in images)
+    expected = measure_zero_shot(encoder, test, templates="none").metrics
+    expected |= measure_probes(train, test, probes=["knn"], neighbours=(2, 10))
+    expected |= measure_layers(encoder, images[0], images[1], seed=3)
+    expected |= measure_class_retrieval(train, test)
+    assert {"knn10_top1", "layers_top1", "layers_blocks", "retrieval_mAP"} < metrics.keys()
+    assert metrics == pytest.approx(expected)
+
+
+def test_layers_are_refused_before_anything_is_encoded(
+    run: Run,
+    arrays: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tower = VisionTower("resnet18", image_size=32)
+    preprocessing = Preprocessing(size=(32, 32), fit="crop", resample="bicubic")
+    monkeypatch.setattr(
+        "owlkit.evaluation.features.load_encoder", lambda folder: (tower, preprocessing)
+    )
+    monkeypatch.setattr(Encoder, "images", lambda *_: pytest.fail("images were encoded first"))
+    words = ["--classes", arrays["test"], "--train-classes", arrays["train"], "--probes", "layers"]
+    assert run("any", *words) == 1
+    assert "needs a vision transformer, found resnet18" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("distractors", [False, True])
+def test_copies(
+    run: Run,
+    model: Path,
+    arrays: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    distractors: bool,
+) -> None:
+    make_pictures(tmp_path / "images" / "deep", 6)
+    words = ["--copies", tmp_path / "images", "--seed", "4", "--json", tmp_path / "m.json"]
+    words += ["--distractors", arrays["train"], "--whiten"] if distractors else []
+    assert run(model, *words) == 0
+    expected = measure_copies(
+        Encoder(DualEncoder.from_pretrained(model)),
+        read_images(tmp_path / "images"),
+        distractors=read_class_images(arrays["train"]) if distractors else None,
+        whiten=distractors,
+        seed=4,
+    )
+    assert json.loads((tmp_path / "m.json").read_text()) == pytest.approx(expected)
+    assert f"--copies {tmp_path / 'images'}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected --classes, --captions or --multi-label, found nothing to do"),
+        ([], "expected --classes, --captions, --multi-label or --copies, found nothing to do"),
+        (["--copies", "absent"], "absent: expected a folder of images"),
+        (["--classes", ".", "--distractors", "."], "--distractors: expected --copies with it"),
+        (["--copies", ".", "--whiten"], "--whiten: expected --distractors with it"),
+        (["--classes", ".", "--neighbours", "9"], "--neighbours: expected --train-classes with it"),
+        (
+            ["--classes", ".", "--train-classes", ".", "--neighbours", "x"],
+            "--neighbours: expected numbers as in 1,2,4; found 'x'",
+        ),
         (["--captions", "a.jsonl"], "--captions: expected --images with it"),
         (["--multi-label", "a.json"], "--multi-label: expected --images with it"),
         (["--classes", ".", "--probes", "knn"], "--probes: expected --train-classes with it"),
@@ -190,7 +263,7 @@ def test_an_image_tower_alone_is_probed(
         (["--classes", ".", "--split", "val"], "--split: expected --captions with it"),
         (
             ["--classes", ".", "--train-classes", ".", "--probes", "knn,magic"],
-            "expected some of knn,ridge,logistic,linear,prototype, found 'magic'",
+            "expected some of knn,ridge,logistic,linear,prototype,layers,retrieval, found 'magic'",
         ),
         (
             ["--classes", ".", "--train-classes", ".", "--few-shot", "1,0"],

@@ -1,4 +1,4 @@
-"""`owlkit train` and `owlkit pretrain`: what they refuse and what they say."""
+"""`owlkit train`, `pretrain` and `pretrain-dino`: what they refuse and what they say."""
 
 import json
 from pathlib import Path
@@ -64,12 +64,13 @@ def test_the_configuration_that_was_used_gives_the_run_again(
     assert first["loss"] == again["loss"]
 
 
-@pytest.mark.parametrize("command", ["train", "pretrain"])
+@pytest.mark.parametrize("command", ["train", "pretrain", "pretrain-dino"])
 def test_keys_are_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--list-fields"]) == 0
     said = capsys.readouterr().out
     assert "optim.lr" in said
-    assert ("data.train.captions" in said) == (command == "pretrain")
+    assert ("data.train.captions" in said) == (command != "train")
+    assert ("loss.dino.out_dim" in said) == (command == "pretrain-dino")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ def test_probes_are_those_of_their_modules() -> None:
     for seed, strength in enumerate(strengths):
         seeded = measure_probes(noise, test, probes=["ridge"], seed=seed)
         assert seeded["ridge_strength"] == strength
+    more = measure_probes(train, test, probes=["knn"], neighbours=(5, 60))
+    assert more.keys() - {"knn_mean_per_class_recall"} == {
+        *("knn_top1", "knn_top5", "knn5_top1", "knn5_top5", "knn60_top1", "knn60_top5"),
+    }
+    assert more["knn5_top1"] == knn_probe(*rows, k=5).top1
+    with pytest.raises(ConfigError, match="expected 1 to 60"):
+        measure_probes(train, test, neighbours=(61,))
     few = ClassFeatures(train.features[:7], train.labels[:7], train.names)
     assert measure_probes(few, test, probes=["knn"])["knn_top5"] == 1.0, "fewer than 20 images"
 

@@ -298,3 +298,17 @@ def test_an_image_that_was_lost_once_is_not_lost_for_good(
         found = Encoder(model, cache=cache).images(files)
         assert (found.rows.tolist(), found.unreadable) == ([0, 1, 2, 3, 4], ())
     assert calls.rows == [4, 5]
+
+
+def test_a_backbone(model: DualEncoder, tmp_path: Path) -> None:
+    """An image tower alone, as self-supervised training saves it."""
+    from owlkit.models.backbone import ImageBackbone
+
+    ImageBackbone(model.vision, model.preprocessing).save_pretrained(tmp_path / "own")
+    tower, preprocessing = load_encoder(tmp_path / "own")
+    assert isinstance(tower, VisionTower)
+    assert preprocessing == model.preprocessing
+    own, loaded = (
+        Encoder(each, preprocessing=preprocessing).image(blobs(0)) for each in (model.vision, tower)
+    )
+    assert torch.equal(own, loaded)

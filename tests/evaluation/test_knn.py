@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from owlkit.errors import ConfigError, DatasetError
 from owlkit.evaluation import knn, knn_accuracy, knn_votes
+from owlkit.evaluation.knn import knn_probe, knn_sweep
 
 Arrays = dict[str, torch.Tensor]
 
@@ -48,6 +49,11 @@ def test_votes_are_those_of_the_peer(peer: Arrays, k: int) -> None:
     shares = expected / expected.sum(dim=1, keepdim=True)
     torch.testing.assert_close(votes.double(), shares, rtol=1e-4, atol=1e-12)
     assert torch.equal(votes.argmax(dim=1), peer[f"knn_k{k}_T0.07_pred"])
+
+
+def test_several_numbers_of_neighbours_at_once(peer: Arrays) -> None:
+    found = knn_sweep(*rows_of(peer), ks=(200, 5, 20))
+    assert found == {k: knn_probe(*rows_of(peer), k=k) for k in (200, 5, 20)}
 
 
 def test_chunks_change_nothing(peer: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
