@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 TIER ?= easy
+BACKBONE ?= clip
 SEEDS ?= 1
 
 .PHONY: setup quickstart lint test bench clean
@@ -18,9 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-# The main job on the embedded data set; TIER=hard for harder scenes, SEEDS=3 for mean and spread.
+# The main job on the embedded data set; TIER=hard for harder scenes, SEEDS=3 for mean and spread,
+# BACKBONE=dino for an image tower that learns from the pictures alone.
 quickstart: setup
-	$(BIN)/python tools/quickstart.py --tier $(TIER) --seeds $(SEEDS)
+	$(BIN)/python tools/quickstart.py --tier $(TIER) --seeds $(SEEDS) --backbone $(BACKBONE)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,20 +5,30 @@ from pathlib import Path
 import pytest
 import yaml
 
-from owlkit.build import build_detector, build_dual_encoder
-from owlkit.config import ContrastiveConfig, DetectorConfig, RunConfig, load_config
+from owlkit.build import build_backbone, build_detector, build_dual_encoder
+from owlkit.config import (
+    ContrastiveConfig,
+    DetectorConfig,
+    RunConfig,
+    SelfSupervisedConfig,
+    load_config,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 NAMES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES]
-# Only stage one learns from captions, classes or shards.
+READ = {path: yaml.safe_load(path.read_text()) for path in FILES}
+# Only self-supervised pretraining has one of these objectives, ...
+SELF_SUPERVISED = [
+    path for path in FILES if READ[path].get("loss", {}).get("objective") in ("dino", "mae", "byol")
+]
+# ... and of the others, only stage one learns from captions, classes or shards.
 CONTRASTIVE = [
     path
     for path in FILES
-    if {"captions", "classes", "shards"}
-    & set(yaml.safe_load(path.read_text()).get("data", {}).get("train", {}))
+    if path not in SELF_SUPERVISED
+    and {"captions", "classes", "shards"} & set(READ[path].get("data", {}).get("train", {}))
 ]
-
 
 # Side of the input in pixels and of the grid in patches.
 PUBLISHED = {
@@ -31,6 +41,8 @@ PUBLISHED = {
 
 
 def schema_of(path: Path) -> type[RunConfig]:
+    if path in SELF_SUPERVISED:
+        return SelfSupervisedConfig
     return ContrastiveConfig if path in CONTRASTIVE else DetectorConfig
 
 
@@ -41,6 +53,9 @@ def load(path: Path, *overrides: str) -> RunConfig:
 def random_weights(path: Path) -> list[str]:
     """Overrides for a machine without network and trained tokenizer: one block, random weights."""
     config = load(path)
+    if isinstance(config, SelfSupervisedConfig):
+        vit = config.model.vision.name.startswith("vit")
+        return ["model.vision.overrides.depth=1"] if vit else []
     assert isinstance(config, DetectorConfig | ContrastiveConfig)
     words = ["model.text.depth=1", "model.text.tokenizer="]
     if config.model.text.weights is not None:
@@ -61,10 +76,16 @@ def random_weights(path: Path) -> list[str]:
     ]
 
 
-def test_both_kinds_are_there() -> None:
+def test_all_kinds_are_there() -> None:
     assert {"owl_b32", "owlv2_l14", "quickstart/detector"} <= set(NAMES)
     stage_one = {"clip_b32", "clip_b16", "clip_rn50", "siglip_b16", "lit_b16", "quickstart/clip"}
     assert {CONFIGS / f"{name}.yaml" for name in stage_one} <= set(CONTRASTIVE)
+    alone = {
+        *("dino_s16", "dino_rn50", "dino_swin_t", "dinov2_s14", "mae_b16", "byol_rn50"),
+        *(f"cifar10_{objective}" for objective in ("dino", "dinov2", "mae", "byol")),
+        "quickstart/dino",
+    }
+    assert {CONFIGS / f"{name}.yaml" for name in alone} == set(SELF_SUPERVISED)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -81,6 +102,12 @@ def test_it_loads_says_how_it_is_run_and_what_came_of_it(path: Path) -> None:
 def test_its_model_can_be_built(path: Path) -> None:
     config = load(path, *random_weights(path))
     side = config.model.vision.image_size or 768  # type: ignore[attr-defined]
+    if isinstance(config, SelfSupervisedConfig):
+        masked = config.loss.dino.ibot_weight > 0
+        backbone = build_backbone(config.model, mask_token=masked)
+        assert backbone.preprocessing.size == (side, side)
+        assert (backbone.vision.mask_token is not None) == masked
+        return
     if isinstance(config, ContrastiveConfig):
         model = build_dual_encoder(config.model, loss=config.loss)
         assert (model.logit_bias is not None) == (config.loss.objective == "siglip")

@@ -63,13 +63,15 @@ def commands(
     metrics["AP50_novel"] = 0.25
 
     def result(words: list[str]) -> Path:
-        name, root = Path(words[1]).stem, Path("runs/quickstart")
+        name = Path(words[1]).stem
         runs = {word.partition("=")[0]: Path(word.partition("=")[2]) for word in words}
         out = Path(words[words.index("--out") + 1]) if "--out" in words else Path()
+        pair = "lit" if words[2].endswith("dino_lit.yaml") else "clip"
         made: dict[str, Callable[[], Path]] = {
-            "make_scenes": lambda: root / "scenes" / "captions_train.jsonl",
+            "make_scenes": lambda: Path(words[2]) / "captions_train.jsonl",
             "train_tokenizer": lambda: out / "tokenizer.json",
-            "pretrain_clip": lambda: runs["runs"] / "clip" / "best" / "model",
+            "pretrain_dino": lambda: runs["runs"] / "dino" / "best" / "model",
+            "pretrain_clip": lambda: runs["runs"] / pair / "best" / "model",
             "train_detector": lambda: runs["runs"] / "detector" / "best" / "model",
             "evaluate_coco": lambda: out / "metrics.json",
         }
@@ -110,7 +112,7 @@ def test_quickstart_runs_all_stages_once(
     root = Path("runs/quickstart")
     metrics = json.loads((root / "metrics.json").read_text())
     assert (metrics["ap50_base"], metrics["ap50_novel"]) == (0.5, 0.25)
-    assert metrics["clip_recall_at_1"] == 0.75
+    assert metrics["recall_at_1"] == 0.75
     assert "| 0 | 0.500 |" in (root / "report.md").read_text()
     ran.clear()
     quickstart.main()
@@ -220,3 +222,34 @@ def test_quickstart_compares_seeds(quickstart: ModuleType, monkeypatch: pytest.M
     report = Path("runs/quickstart/report.md").read_text()
     assert "| mean | 0.500 |" in report
     assert "| spread (max - min) | 0.000 |" in report
+
+
+def test_quickstart_on_a_dino_backbone(
+    quickstart: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands(quickstart, monkeypatch)
+    quickstart.main()
+    ran = commands(quickstart, monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--backbone", "dino"])
+    quickstart.main()
+    assert names_of(ran) == [*STAGES[:2], "pretrain_dino", *STAGES[2:]]
+    root = Path("runs/quickstart-dino")
+    configs = [Path(words[1]).name for words in ran[2:5]]
+    assert configs == ["dino.yaml", "dino_lit.yaml", "dino_detector.yaml"]
+    starts = [words[-1] for words in ran[3:5]]
+    assert starts == [f"model.vision.weights={root}/dino/best", f"model.init_from={root}/lit/best"]
+    assert ran[5][1] == str(root / "detector" / "best")
+    report = (root / "report.md").read_text()
+    assert report.startswith("# Quickstart, easy scenes, DINO backbone")
+    assert "For comparison, with the CLIP backbone:" in report
+    assert report.count("| 0 | 0.500 |") == 2
+
+
+def test_quickstart_has_no_hard_scenes_for_dino(
+    quickstart: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["quickstart.py", "--backbone", "dino", "--tier", "hard"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        quickstart.main()
+    assert "--backbone dino is there for easy scenes, not hard" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from benchmarks.load import load
 from benchmarks.memory import MemoryRow, loss_memory
 from benchmarks.predict import predict, preprocess
 from benchmarks.pretrain import pretrain
+from benchmarks.selfsup import selfsup
 from benchmarks.siglip_memory import KeptRow, siglip_memory
 from benchmarks.train import train
 
@@ -31,6 +32,7 @@ PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow | KeptRow]]] = {
     "predict": predict,
     "preprocess": preprocess,
     "pretrain": pretrain,
+    "selfsup": selfsup,
     "train": train,
     "loss_memory": loss_memory,
     "siglip_memory": siglip_memory,

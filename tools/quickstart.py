@@ -2,7 +2,10 @@
 
 Runs the ordinary commands one after another - scenes, tokenizer, contrastive pretraining, detector
 training on the base pairs, evaluation on all pairs, pictures - and writes ``report.md`` and
-``metrics.json``. A step that is done is not done again; an interrupted training goes on.
+``metrics.json``. With ``--backbone dino`` the image tower learns from the pictures alone and is
+locked while a text tower learns to describe what it sees; the report shows the numbers of the other
+quickstart beside its own, if that has been run. A step that is done is not done again; an
+interrupted training goes on.
 """
 
 import argparse
@@ -21,8 +24,69 @@ TOOLS = Path(__file__).parent
 CONFIGS = TOOLS.parent / "configs" / "quickstart"
 # What shells report for a command that Ctrl-C or SIGTERM ended.
 INTERRUPTED = (130, 143)
-FOLDERS = {"easy": Path("runs/quickstart"), "hard": Path("runs/quickstart-hard")}
 PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the chain.
+
+    Attributes:
+        stage: What the report calls it.
+        tool: Its program.
+        config: Its configuration.
+        run: The name that the configuration gives the run.
+        start: The key that names the best model of the training before; None for the first.
+    """
+
+    stage: str
+    tool: str
+    config: str
+    run: str
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which scenes, and how the towers and the detector learn.
+
+    Attributes:
+        folder: Of its runs.
+        tier: Of the scenes.
+        context_length: Longest caption in tokens.
+        trainings: In their order: towers, the last of which learn captions, then the detector.
+    """
+
+    folder: Path
+    tier: str
+    context_length: int
+    trainings: tuple[Training, ...]
+
+
+VARIANTS = {
+    ("clip", "easy"): Variant(
+        *(Path("runs/quickstart"), "easy", 32),
+        trainings=(
+            Training("stage_one", "pretrain_clip", "clip", "clip"),
+            Training("stage_two", "train_detector", "detector", "detector", "model.init_from"),
+        ),
+    ),
+    ("clip", "hard"): Variant(
+        *(Path("runs/quickstart-hard"), "hard", 64),
+        trainings=(
+            Training("stage_one", "pretrain_clip", "hard_clip", "clip"),
+            Training("stage_two", "train_detector", "hard_detector", "detector", "model.init_from"),
+        ),
+    ),
+    ("dino", "easy"): Variant(
+        *(Path("runs/quickstart-dino"), "easy", 32),
+        trainings=(
+            Training("backbone", "pretrain_dino", "dino", "dino"),
+            Training("stage_one", "pretrain_clip", "dino_lit", "lit", "model.vision.weights"),
+            Training("stage_two", "train_detector", "dino_detector", "detector", "model.init_from"),
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -43,55 +107,47 @@ def tool(name: str, *words: str | Path) -> list[str | Path]:
     return [sys.executable, TOOLS / f"{name}.py", *words]
 
 
-def data_stages(root: Path, tier: str) -> list[Stage]:
+def data_stages(variant: Variant) -> list[Stage]:
     """Scenes and tokenizer, which all seeds share."""
-    scenes, tokenizer = root / "scenes", root / "tokenizer"
+    scenes, tokenizer = variant.folder / "scenes", variant.folder / "tokenizer"
     captions = scenes / "captions_train.jsonl"
     return [
-        Stage("scenes", tool("make_scenes", scenes, "--tier", tier), scenes),
+        Stage("scenes", tool("make_scenes", scenes, "--tier", variant.tier), scenes),
         Stage(
             "tokenizer",
             tool(
-                *("train_tokenizer", captions, "--out", tokenizer),
-                *("--vocab-size", "400", "--context-length", "32" if tier == "easy" else "64"),
+                *("train_tokenizer", captions, "--out", tokenizer, "--vocab-size", "400"),
+                *("--context-length", str(variant.context_length)),
             ),
             tokenizer,
         ),
     ]
 
 
-def training_stages(root: Path, run: Path, tier: str, seed: int) -> list[Stage]:
-    """Both trainings, evaluation and pictures of one seed."""
-    prefix = "" if tier == "easy" else "hard_"
-    scenes, best = root / "scenes", run / "detector" / "best"
-    common = [f"runs={run}", f"seed={seed}"]
-    return [
-        Stage(
-            "stage_one",
-            tool("pretrain_clip", CONFIGS / f"{prefix}clip.yaml", *common),
-            run / "clip" / "best",
-            training=run / "clip",
+def training_stages(variant: Variant, run: Path, seed: int) -> list[Stage]:
+    """The trainings, evaluation and pictures of one seed."""
+    stages = []
+    best = run
+    for training in variant.trainings:
+        words = [f"runs={run}", f"seed={seed}"]
+        if training.start is not None:
+            words.append(f"{training.start}={best}")
+        folder = run / training.run
+        best = folder / "best"
+        config = CONFIGS / f"{training.config}.yaml"
+        stages.append(Stage(training.stage, tool(training.tool, config, *words), best, folder))
+    scenes = variant.folder / "scenes"
+    evaluation = Stage(
+        "evaluation",
+        tool(
+            *("evaluate_coco", best, "--images", scenes, "--templates", "none"),
+            *("--annotations", scenes / "annotations" / "instances_val.json"),
+            *("--split", scenes / "annotations" / "split.json", "--batch-size", "64"),
+            *("--out", run / "evaluation", "--samples", str(PICTURES)),
         ),
-        Stage(
-            "stage_two",
-            tool(
-                *("train_detector", CONFIGS / f"{prefix}detector.yaml", *common),
-                f"model.init_from={run / 'clip' / 'best'}",
-            ),
-            best,
-            training=run / "detector",
-        ),
-        Stage(
-            "evaluation",
-            tool(
-                *("evaluate_coco", best, "--images", scenes, "--templates", "none"),
-                *("--annotations", scenes / "annotations" / "instances_val.json"),
-                *("--split", scenes / "annotations" / "split.json", "--batch-size", "64"),
-                *("--out", run / "evaluation", "--samples", str(PICTURES)),
-            ),
-            run / "evaluation" / "metrics.json",
-        ),
-    ]
+        run / "evaluation" / "metrics.json",
+    )
+    return [*stages, evaluation]
 
 
 def run_stages(stages: Sequence[Stage], clock: Path) -> dict[str, float]:
@@ -154,15 +210,18 @@ def run_command(words: Sequence[str]) -> int:
                 return INTERRUPTED[0] if interrupted else status
 
 
-def run_seed(root: Path, tier: str, seed: int) -> dict[str, float | dict[str, float]]:
+def run_seed(variant: Variant, seed: int) -> dict[str, float | dict[str, float]]:
     """Runs one seed and returns its row of metrics.json."""
+    root = variant.folder
     run = root if seed == 0 else root / f"seed{seed}"
     run.mkdir(parents=True, exist_ok=True)
-    seconds = run_stages(data_stages(root, tier), root / ".data_seconds.json")
-    seconds |= run_stages(training_stages(root, run, tier, seed), run / ".seconds.json")
+    seconds = run_stages(data_stages(variant), root / ".data_seconds.json")
+    seconds |= run_stages(training_stages(variant, run, seed), run / ".seconds.json")
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
-    lines = map(json.loads, (run / "clip" / "metrics.jsonl").read_text().splitlines())
-    clip = [line for line in lines if line["kind"] == "eval"][-1]
+    # What came before the detector has learned captions.
+    captions = run / variant.trainings[-2].run / "metrics.jsonl"
+    lines = map(json.loads, captions.read_text().splitlines())
+    recalls = [line for line in lines if line["kind"] == "eval"][-1]
     seconds["total"] = round(sum(seconds.values()), 1)
     return {
         "ap_base": metrics["AP_base"],
@@ -171,30 +230,30 @@ def run_seed(root: Path, tier: str, seed: int) -> dict[str, float | dict[str, fl
         "ap50_novel": metrics["AP50_novel"],
         "ap": metrics["AP"],
         "ap50": metrics["AP50"],
-        "clip_recall_at_1": clip["text_to_image_recall@1"],
+        "recall_at_1": recalls["text_to_image_recall@1"],
         "seconds": seconds,
     }
 
 
-def write_report(root: Path, tier: str, rows: Sequence[dict[str, float]]) -> None:
+def write_report(
+    backbone: str, tier: str, rows: Sequence[dict[str, float | dict[str, float]]]
+) -> Path:
     """Writes report.md: the numbers of each seed, their mean and spread, the times, pictures."""
-    names = [name for name in rows[0] if name != "seconds"]
+    root = VARIANTS[backbone, tier].folder
     lines = [
-        f"# Quickstart, {tier} scenes",
+        f"# Quickstart, {tier} scenes, {'DINO' if backbone == 'dino' else 'CLIP'} backbone",
         "",
         "Trained on boxes of the 48 base pairs of a colour and a shape; the 16 novel pairs were in",
         "the captions of stage one only. Measured on the validation scenes, asking for all 64. The",
         "recall is stage one's: captions that find their own scene first, among 100.",
         "",
-        "| seed | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 1) + "|",
+        *_table(rows),
     ]
-    for seed, row in enumerate(rows):
-        lines.append(f"| {seed} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |")
-    if len(rows) > 1:
-        for label, function in (("mean", statistics.mean), ("spread (max - min)", _spread)):
-            values = [function([row[name] for row in rows]) for name in names]
-            lines.append(f"| {label} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    for other, variant in VARIANTS.items():
+        metrics = variant.folder / "metrics.json"
+        if other != (backbone, tier) and other[1] == tier and metrics.is_file():
+            lines += ["", f"For comparison, with the {other[0].upper()} backbone:", ""]
+            lines += _table(json.loads(metrics.read_text())["seeds"])
     lines += ["", "| stage | seconds |", "|---|---|"]
     lines += [f"| {stage} | {value:.0f} |" for stage, value in rows[0]["seconds"].items()]
     lines += ["", "![Precision and recall](evaluation/precision_recall.png)", ""]
@@ -202,7 +261,22 @@ def write_report(root: Path, tier: str, rows: Sequence[dict[str, float]]) -> Non
     lines += ["Predictions on the left, truth on the right:", ""]
     for picture in sorted((root / "evaluation" / "samples").glob("*.jpg"))[:PICTURES]:
         lines.append(f"![{picture.stem}]({picture.relative_to(root).as_posix()})")
-    (root / "report.md").write_text("\n".join(lines) + "\n")
+    report = root / "report.md"
+    report.write_text("\n".join(lines) + "\n")
+    return report
+
+
+def _table(rows: Sequence[dict[str, float]]) -> list[str]:
+    """The numbers of each seed and, of several, their mean and spread."""
+    names = [name for name in rows[0] if name != "seconds"]
+    lines = ["| seed | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for seed, row in enumerate(rows):
+        lines.append(f"| {seed} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |")
+    if len(rows) > 1:
+        for label, function in (("mean", statistics.mean), ("spread (max - min)", _spread)):
+            values = [function([row[name] for row in rows]) for name in names]
+            lines.append(f"| {label} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    return lines
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -210,16 +284,25 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def main() -> int:
-    """Runs all seeds of a tier."""
+    """Runs all seeds of a variant."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tier", choices=FOLDERS, default="easy")
+    parser.add_argument("--tier", choices=("easy", "hard"), default="easy")
     parser.add_argument("--seeds", type=int, default=1, help="how many trainings (default 1)")
+    parser.add_argument(
+        "--backbone",
+        choices=("clip", "dino"),
+        default="clip",
+        help="what the image tower learns from: captions, or pictures alone (easy scenes only)",
+    )
     options = parser.parse_args()
-    root = FOLDERS[options.tier]
-    rows = [run_seed(root, options.tier, seed) for seed in range(options.seeds)]
-    (root / "metrics.json").write_text(json.dumps({**rows[0], "seeds": rows}, indent=1) + "\n")
-    write_report(root, options.tier, rows)
-    print(f"\n{(root / 'report.md').read_text()}\n{root / 'report.md'}")
+    variant = VARIANTS.get((options.backbone, options.tier))
+    if variant is None:
+        parser.error(f"--backbone {options.backbone} is there for easy scenes, not {options.tier}")
+    rows = [run_seed(variant, seed) for seed in range(options.seeds)]
+    metrics = json.dumps({**rows[0], "seeds": rows}, indent=1)
+    (variant.folder / "metrics.json").write_text(metrics + "\n")
+    report = write_report(options.backbone, options.tier, rows)
+    print(f"\n{report.read_text()}\n{report}")
     return 0
 
 

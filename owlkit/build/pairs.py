@@ -7,7 +7,7 @@ from typing import Any
 from numpy import float32
 from numpy.typing import NDArray
 
-from owlkit.build.paths import expanded, filled_in
+from owlkit.build.paths import expanded, shard_urls
 from owlkit.build.runs import input_side
 from owlkit.config import CaptionSetSection, ClassSetSection, PairSetSection, PairsSection
 from owlkit.data.augmentation import Augmentation
@@ -16,8 +16,9 @@ from owlkit.data.captions import CaptionedImage, read_captioned_images
 from owlkit.data.class_images import ClassImages, read_class_images
 from owlkit.data.loader import BatchPlan, build_loader
 from owlkit.data.pair_sources import CaptionSource, ClassSource, PairSource
-from owlkit.data.pairs import PairExamples, collate_pairs
+from owlkit.data.pairs import CaptionPairs, Pair, PairAugmentation, PairExamples, collate_pairs
 from owlkit.data.shards import ShardSource, ShardStream, build_shard_loader
+from owlkit.data.view_recipes import simclr_recipe
 from owlkit.data.views import ViewAugmentation
 from owlkit.errors import ConfigError
 from owlkit.geometry import Preprocessing
@@ -36,7 +37,7 @@ class PairLoaders:
         length_window: Batches whose pairs are sorted by length together.
     """
 
-    data: PairExamples | ShardStream
+    data: PairExamples | ShardStream[Pair]
     workers: int
     pin_memory: bool
     length_window: int = 1
@@ -45,7 +46,11 @@ class PairLoaders:
         """The batches of a plan."""
         if isinstance(self.data, ShardStream):
             return build_shard_loader(
-                self.data, plan, workers=self.workers, pin_memory=self.pin_memory
+                self.data,
+                plan,
+                collate=collate_pairs,
+                workers=self.workers,
+                pin_memory=self.pin_memory,
             )
         batches: BatchPlan | BucketedPlan = plan
         if self.length_window > 1:
@@ -106,7 +111,7 @@ def build_pairs(
     views: bool,
     pooled: NDArray[float32] | None,
     seed: int,
-) -> PairExamples | ShardStream:
+) -> PairExamples | ShardStream[Pair]:
     """Makes the stream of pairs.
 
     Args:
@@ -128,16 +133,14 @@ def build_pairs(
         pad_value=preprocessing.pad_value,
     )
     side = input_side(preprocessing)
-    strong = ViewAugmentation(side) if views else None
+    strong = ViewAugmentation(simclr_recipe(side)) if views else None
     if source is None:
         sets = [section.train, *section.extra]
         return ShardStream(
             [_shards(one, key=f"data.{'extra' if n else 'train'}") for n, one in enumerate(sets)],
-            augmentation,
-            size=side,
+            CaptionPairs(PairAugmentation(augmentation, side, strong)),
             seed=seed,
             shuffle_buffer=section.shuffle_buffer,
-            views=strong,
         )
     return PairExamples(
         source,
@@ -151,9 +154,4 @@ def build_pairs(
 
 
 def _shards(section: PairSetSection, *, key: str) -> ShardSource:
-    urls = tuple(
-        # The shell that a pipe starts fills in its own variables.
-        url if url.startswith("pipe:") else filled_in(url, key=f"{key}.shards")
-        for url in section.shards
-    )
-    return ShardSource(urls, section.weight)
+    return ShardSource(shard_urls(section.shards, key=f"{key}.shards"), section.weight)

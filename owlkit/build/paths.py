@@ -1,6 +1,7 @@
 """Paths in a configuration: ``~`` and environment variables are filled in."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from owlkit.errors import ConfigError
@@ -36,3 +37,16 @@ def expanded(path: str | None, *, key: str, expected: str) -> Path:
     if path is None:
         raise ConfigError(f"{key}: expected {expected}, found nothing")
     return Path(filled_in(path, key=key))
+
+
+def shard_urls(urls: Sequence[str], *, key: str) -> tuple[str, ...]:
+    """The shards that a key names; the shell that a pipe starts fills in its own variables.
+
+    Args:
+        urls: Paths, patterns and pipes.
+        key: Their key, for the message.
+
+    Raises:
+        ConfigError: If one names an environment variable that is not set.
+    """
+    return tuple(url if url.startswith("pipe:") else filled_in(url, key=key) for url in urls)

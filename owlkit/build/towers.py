@@ -2,10 +2,18 @@
 
 from typing import Any, TypeVar
 
+import torch
+
 from owlkit.build.paths import filled_in
-from owlkit.config import DualEncoderSection, ModelSection, TextSection, VisionSection
+from owlkit.config import (
+    BackboneSection,
+    DualEncoderSection,
+    ModelSection,
+    TextSection,
+    VisionSection,
+)
 from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, resolve_folder
-from owlkit.encoders.initialization import init_clip_text, init_clip_vision
+from owlkit.encoders.initialization import init_clip_text, init_clip_vision, init_mae_vision
 from owlkit.encoders.pretrained import load_vision_tower, published_colours, read_colours
 from owlkit.encoders.siglip_text import CONTEXT_LENGTH as SIGLIP_CONTEXT_LENGTH
 from owlkit.encoders.siglip_text import create_siglip_text_tower
@@ -22,7 +30,15 @@ from owlkit.encoders.text import (
 from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError
-from owlkit.geometry import CLIP_MEAN, CLIP_STD, RGB, Preprocessing, owlvit_preprocessing
+from owlkit.geometry import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RGB,
+    Preprocessing,
+    owlvit_preprocessing,
+)
 from owlkit.models import DualEncoder, OwlDetector
 
 SectionT = TypeVar("SectionT", ModelSection, DualEncoderSection)
@@ -32,10 +48,7 @@ _OWL_IMAGE_SIZE = 768
 
 def fill_in_towers(config: SectionT) -> SectionT:
     """The section with ``~`` and environment variables filled in."""
-    vision, text = config.vision, config.text
-    vision = vision.model_copy(
-        update={"weights": filled_in(vision.weights, key="model.vision.weights")}
-    )
+    vision, text = fill_in_weights(config.vision), config.text
     text = text.model_copy(
         update={
             key: filled_in(value, key=f"model.text.{key}")
@@ -46,35 +59,87 @@ def fill_in_towers(config: SectionT) -> SectionT:
     return config.model_copy(update={"vision": vision, "text": text})
 
 
-def build_vision(section: VisionSection) -> VisionTower:
-    """Makes an image tower from random or trained weights."""
+def fill_in_weights(section: VisionSection) -> VisionSection:
+    """The section with ``~`` and environment variables filled in."""
+    weights = filled_in(section.weights, key="model.vision.weights")
+    return section.model_copy(update={"weights": weights})
+
+
+def build_vision(
+    section: VisionSection,
+    *,
+    random_size: int = _OWL_IMAGE_SIZE,
+    rescale_dropped: bool = False,
+    mask_token: bool = False,
+) -> VisionTower:
+    """Makes an image tower from random or trained weights.
+
+    Args:
+        section: ``model.vision``.
+        random_size: Side of the input in pixels of random weights, if the section names none.
+        rescale_dropped: Whether stochastic depth divides what it keeps; OWL-ViT's does not.
+        mask_token: Whether the tower has a token for masked patches.
+    """
     if section.weights not in ("random", "hub"):
-        return adapt_vision(load_vision_tower(section.weights), section)
+        trained = load_vision_tower(section.weights)
+        return adapt_vision(
+            trained, section, rescale_dropped=rescale_dropped, mask_token=mask_token
+        )
     if section.weights == "hub":
         trained = VisionTower(section.name, overrides=section.overrides, pretrained=True)
-        return adapt_vision(trained, section)
-    image_size = section.image_size or _OWL_IMAGE_SIZE
+        return adapt_vision(
+            trained, section, rescale_dropped=rescale_dropped, mask_token=mask_token
+        )
+    image_size = section.image_size or random_size
     tower = VisionTower(
         section.name,
         image_size=image_size,
         positions=section.positions,
         drop_path=section.drop_path,
-        rescale_dropped=False,
+        uniform_drop_path=section.uniform_drop_path,
+        rescale_dropped=rescale_dropped,
+        mask_token=mask_token,
         overrides=section.overrides,
     )
     tower.set_image_size(image_size)  # refuses what is no multiple of the patch size
     if section.init == "clip":
         init_clip_vision(tower)
+    elif section.init == "mae":
+        init_mae_vision(tower)
     tower.gradient_checkpointing = section.gradient_checkpointing
     return tower
 
 
-def adapt_vision(trained: VisionTower, section: VisionSection) -> VisionTower:
-    """The same weights at another image size, with stochastic depth."""
-    changes = {"drop_path": section.drop_path, "rescale_dropped": False}
+def adapt_vision(
+    trained: VisionTower,
+    section: VisionSection,
+    *,
+    rescale_dropped: bool = False,
+    mask_token: bool = False,
+) -> VisionTower:
+    """The same weights at another image size, with stochastic depth.
+
+    Args:
+        trained: The tower as it came.
+        section: ``model.vision``.
+        rescale_dropped: Whether stochastic depth divides what it keeps.
+        mask_token: Whether the result has a token for masked patches; one that the trained tower
+            lacks begins at zero, one that nobody asks for is left behind.
+    """
+    changes = {
+        "drop_path": section.drop_path,
+        "uniform_drop_path": section.uniform_drop_path,
+        "rescale_dropped": rescale_dropped,
+        "mask_token": mask_token,
+    }
     with SkipRandomInit():
         tower = VisionTower(**{**trained.spec, **changes})
-    load_exactly(tower, trained.state_dict(), source=trained.name)
+    weights = trained.state_dict()
+    if not mask_token:
+        weights.pop("mask_token", None)
+    elif tower.mask_token is not None:
+        weights.setdefault("mask_token", torch.zeros_like(tower.mask_token))
+    load_exactly(tower, weights, source=trained.name)
     tower.positions = section.positions or trained.positions
     tower.set_image_size(section.image_size or trained.image_size)
     tower.gradient_checkpointing = section.gradient_checkpointing
@@ -157,7 +222,7 @@ def prepare_text(text: TextTower, section: TextSection) -> None:
 
 
 def build_preprocessing(
-    config: ModelSection | DualEncoderSection,
+    config: ModelSection | DualEncoderSection | BackboneSection,
     vision: VisionTower,
     source: DualEncoder | OwlDetector | None,
     *,
@@ -172,7 +237,7 @@ def build_preprocessing(
         own: Holds for what the section does not state.
     """
     section = config.preprocessing
-    mean, std = _colours(config.vision, source)
+    mean, std = _colours(config.vision, source) or (own.mean, own.std)
     return Preprocessing(
         size=vision.image_size,
         fit=section.fit or own.fit,
@@ -190,25 +255,42 @@ def own_preprocessing(section: VisionSection, tower: VisionTower) -> Preprocessi
     """
     if section.weights == "random":
         return owlvit_preprocessing(tower.image_size, "scenic")
-    if section.weights != "hub":
-        folder = resolve_folder(section.weights)
-        if (folder / MANIFEST).is_file():
-            return Preprocessing.from_dict(read_json(folder / MANIFEST)["preprocessing"])
-    return Preprocessing(
+    return _stored_preprocessing(section) or Preprocessing(
         size=tower.image_size, fit="crop", resample="bicubic", mean=CLIP_MEAN, std=CLIP_STD
     )
 
 
-def _colours(vision: VisionSection, source: DualEncoder | OwlDetector | None) -> tuple[RGB, RGB]:
-    """What the image tower's weights were trained with; CLIP's for random ones."""
+def backbone_preprocessing(section: VisionSection, tower: VisionTower) -> Preprocessing:
+    """What an image tower without a text tower was trained on or will be.
+
+    A folder of owlkit's says so. Else it is the centre of pictures in ImageNet's colours.
+    """
+    return _stored_preprocessing(section) or Preprocessing(
+        size=tower.image_size, fit="crop", resample="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+
+
+def _stored_preprocessing(section: VisionSection) -> Preprocessing | None:
+    """What a folder of owlkit's says about the images of its tower."""
+    if section.weights in ("random", "hub"):
+        return None
+    folder = resolve_folder(section.weights)
+    if not (folder / MANIFEST).is_file():
+        return None
+    return Preprocessing.from_dict(read_json(folder / MANIFEST)["preprocessing"])
+
+
+def _colours(
+    vision: VisionSection, source: DualEncoder | OwlDetector | None
+) -> tuple[RGB, RGB] | None:
+    """What the image tower's weights were trained with, if that is known."""
     if source is not None:
         return source.preprocessing.mean, source.preprocessing.std
-    found = None
     if vision.weights == "hub":
-        found = published_colours(vision.name)
-    elif vision.weights != "random":
-        found = read_colours(resolve_folder(vision.weights))
-    return found or (CLIP_MEAN, CLIP_STD)
+        return published_colours(vision.name)
+    if vision.weights != "random":
+        return read_colours(resolve_folder(vision.weights))
+    return None
 
 
 def build_tokenizer(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from owlkit import __version__
 from owlkit.cli import (
+    attention,
     convert,
     detect,
     evaluate,
@@ -17,6 +18,7 @@ from owlkit.cli import (
 from owlkit.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
+    "attention": Command(attention.SUMMARY, attention.add_arguments, attention.run, extra="train"),
     "convert": Command(convert.SUMMARY, convert.add_arguments, convert.run),
     "detect": Command(detect.SUMMARY, detect.add_arguments, detect.run),
     "evaluate": Command(evaluate.SUMMARY, evaluate.add_arguments, evaluate.run, extra="train"),
@@ -32,6 +34,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "pretrain": Command(
         train.PRETRAIN_SUMMARY, train.add_arguments, train.run_pretrain, extra="train"
+    ),
+    "pretrain-dino": Command(
+        train.PRETRAIN_DINO_SUMMARY, train.add_arguments, train.run_pretrain_dino, extra="train"
     ),
     "search": Command(search.SUMMARY, search.add_arguments, search.run, extra="train"),
     "train": Command(train.TRAIN_SUMMARY, train.add_arguments, train.run_train, extra="train"),

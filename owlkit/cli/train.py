@@ -1,4 +1,4 @@
-"""``owlkit train`` and ``owlkit pretrain``: run a training from its configuration."""
+"""``owlkit train``, ``pretrain`` and ``pretrain-dino``: run a training from its configuration."""
 
 import argparse
 import logging
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TRAIN_SUMMARY = "train a detector on boxes"
 PRETRAIN_SUMMARY = "pretrain image and text encoders on captions"
+PRETRAIN_DINO_SUMMARY = "pretrain an image encoder on images alone (DINO, DINOv2, MAE, BYOL)"
 
 # Shells report a command that a signal ended as this and the number of the signal.
 _SIGNALLED = 128
@@ -45,6 +46,19 @@ def run_pretrain(options: argparse.Namespace) -> int:
     from owlkit.build import build_contrastive_training
 
     return _fit(build_contrastive_training(config), config)
+
+
+def run_pretrain_dino(options: argparse.Namespace) -> int:
+    """Trains an image encoder by itself; returns 0, or 130 after Ctrl-C and 143 after SIGTERM."""
+    from owlkit.config import SelfSupervisedConfig
+
+    config = read_run(options, SelfSupervisedConfig)
+    if config is None:
+        return 0
+    _log_to_stderr()
+    from owlkit.build import build_self_supervised_training
+
+    return _fit(build_self_supervised_training(config), config)
 
 
 def _fit(trainer: "Trainer", config: "RunConfig") -> int:

@@ -35,13 +35,19 @@ class VisionSection(Section):
 
     image_size: int | None = Field(default=None, ge=1)
     """Side of the square input in pixels; a multiple of the patch size. Null keeps the size that
-    belongs to the weights, so that no position is resampled, and takes 768 for random ones."""
+    belongs to the weights, so that no position is resampled, and takes 768 for random ones, 224
+    in self-supervised pretraining."""
 
-    init: Literal["clip", "timm"] = "clip"
-    """Scheme for random weights: OpenAI CLIP's widths-aware one, or timm's own."""
+    init: Literal["clip", "timm", "mae"] = "clip"
+    """Scheme for random weights: OpenAI CLIP's widths-aware one, timm's own, or MAE's, whose
+    positions are sines and cosines that stay as they are."""
 
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Largest stochastic-depth rate; it rises linearly from 0 at the first block."""
+    """Largest stochastic-depth rate; it rises linearly from 0 at the first block. A teacher has
+    none."""
+
+    uniform_drop_path: bool = False
+    """Whether the rate is the same in all blocks, as DINOv2's, instead of rising."""
 
     positions: (
         Literal["bicubic", "bicubic_offset", "bicubic_antialias", "bilinear_aligned", "crop"] | None

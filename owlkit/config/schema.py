@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from owlkit.config.base import Section
+from owlkit.config.base import Section, refuse_changed
 from owlkit.config.data import DataSection
 from owlkit.config.model import ModelSection
 from owlkit.config.pretraining import (
@@ -12,6 +12,13 @@ from owlkit.config.pretraining import (
     DualEncoderSection,
     EncoderEvalSection,
     PairsSection,
+)
+from owlkit.config.self_supervised import (
+    BackboneSection,
+    CropsSection,
+    ImagesSection,
+    SelfSupervisedEvalSection,
+    SelfSupervisedLossSection,
 )
 from owlkit.config.training import EvalSection, LossSection, OptimSection, TrainSection
 
@@ -138,3 +145,80 @@ class ContrastiveConfig(RunConfig):
         if self.data.train.shards:
             raise ValueError("data.cache needs data.train.captions or classes, found shards")
         return self
+
+
+class SelfSupervisedConfig(RunConfig):
+    """Root of `configs/dino_*.yaml`, `dinov2_*.yaml`, `mae_*.yaml`, `byol_*.yaml`: a backbone."""
+
+    model: BackboneSection = Field(default_factory=BackboneSection)
+    """The image tower."""
+
+    data: ImagesSection = Field(default_factory=ImagesSection)
+    """Images and their views."""
+
+    loss: SelfSupervisedLossSection = Field(default_factory=SelfSupervisedLossSection)
+    """What is learned from them."""
+
+    eval: SelfSupervisedEvalSection = Field(default_factory=SelfSupervisedEvalSection)
+    """How the backbone is measured."""
+
+    @model_validator(mode="after")
+    def _check_learning(self) -> Self:
+        if self.optim.freeze:
+            raise ValueError(
+                f"optim.freeze: expected nothing, found {list(self.optim.freeze)}; the image tower "
+                "is what learns"
+            )
+        if self.optim.text_lr is not None:
+            raise ValueError("optim.text_lr: expected null, because there is no text tower")
+        if self.optim.clip == "per_example":
+            raise ValueError(
+                "optim.clip: expected global, per_parameter or none, found per_example; the images "
+                "of a batch pass together"
+            )
+        if self.train.ema_decay and self.loss.objective != "mae":
+            raise ValueError(
+                f"train.ema_decay: expected 0, found {self.train.ema_decay}; the teacher of "
+                f"{self.loss.objective} is a moving average already, see loss.momentum"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        objective, end = self.loss.objective, self.data.end_phase
+        if objective != "dino":
+            local = ("local_size", "local_crops", "local_area")
+            _refuse_crops(self.data.crops, local, objective)
+            if end.local_size is not None:
+                raise ValueError(
+                    f"data.end_phase.local_size: expected null, because {objective} has no local "
+                    f"views, found {end.local_size}"
+                )
+        if objective == "mae":
+            # It draws the patches of the model's own input, in their own colours.
+            keys = ("jitter", "jittered", "grey", "blur", "blur_sigma", "solarize", "aspect")
+            _refuse_crops(self.data.crops, ("global_size", *keys), objective)
+            if end.steps:
+                raise ValueError(
+                    f"data.end_phase.steps: expected 0, because the decoder of mae draws one grid "
+                    f"of patches, found {end.steps}"
+                )
+        if end.steps >= self.train.steps:
+            raise ValueError(
+                f"data.end_phase.steps: expected less than train.steps ({self.train.steps}), found "
+                f"{end.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        if self.train.early_stopping is not None and self.data.val_classes.classes is None:
+            raise ValueError(
+                "train.early_stopping needs data to measure on: expected data.bank_classes.classes "
+                "and data.val_classes.classes, found null"
+            )
+        return self
+
+
+def _refuse_crops(crops: CropsSection, keys: tuple[str, ...], objective: str) -> None:
+    refuse_changed(crops, keys, decided_by=f"loss.objective={objective}", section="data.crops.")

@@ -65,6 +65,7 @@ def test_shipped_configs_are_the_published_sizes() -> None:
     assert {name: model.vision.image_size for name, model in configs.items()} == {
         "owl_b16": 768,
         "owl_b32": 768,
+        "owl_dino_s16": 768,
         "owl_l14": 840,
         "owl_tiny": 64,
         "owlv2_b16": 960,

@@ -10,18 +10,27 @@ from pydantic import BaseModel, ValidationError
 import owlkit
 from owlkit.config import (
     AugmentSection,
+    BackboneSection,
+    ByolSection,
     ClassSetSection,
     ContrastiveConfig,
     ContrastiveLossSection,
+    CropsSection,
     DataSection,
     DatasetSection,
     DetectorConfig,
+    DinoSection,
     DualEncoderSection,
     EncoderEvalSection,
+    EndPhaseSection,
     EvalSection,
     EvaluationSetSection,
     HeadsSection,
+    ImageSetSection,
+    ImagesSection,
+    LabelledSetSection,
     LossSection,
+    MaeSection,
     ModelSection,
     OptimSection,
     PairSetSection,
@@ -30,6 +39,9 @@ from owlkit.config import (
     QueriesSection,
     RetrievalSetSection,
     Section,
+    SelfSupervisedConfig,
+    SelfSupervisedEvalSection,
+    SelfSupervisedLossSection,
     TextSection,
     TrainSection,
     VisionSection,
@@ -43,7 +55,8 @@ def _sections(section: type[BaseModel]) -> list[type[BaseModel]]:
     return [section] + [each for child in below if child for each in _sections(child)]
 
 
-SECTIONS = list(dict.fromkeys(_sections(DetectorConfig) + _sections(ContrastiveConfig)))
+ROOTS = (DetectorConfig, ContrastiveConfig, SelfSupervisedConfig)
+SECTIONS = list(dict.fromkeys(section for root in ROOTS for section in _sections(root)))
 
 
 def test_the_walk_finds_all_sections() -> None:
@@ -71,6 +84,18 @@ def test_the_walk_finds_all_sections() -> None:
         ClassSetSection,
         ContrastiveLossSection,
         EncoderEvalSection,
+        SelfSupervisedConfig,
+        BackboneSection,
+        ImagesSection,
+        ImageSetSection,
+        LabelledSetSection,
+        CropsSection,
+        EndPhaseSection,
+        SelfSupervisedLossSection,
+        DinoSection,
+        MaeSection,
+        ByolSection,
+        SelfSupervisedEvalSection,
     }
     assert set(SECTIONS) == expected
 
@@ -125,6 +150,12 @@ def test_two_configs_do_not_share_a_mutable_default() -> None:
         pytest.param(DetectorConfig, {"seed": -1}, id="seeds are not negative"),
         pytest.param(DataSection, {"val": {"exhaustive": True}}, id="only training asks"),
         pytest.param(DataSection, {"val": {"weight": 2.0}}, id="there is one to measure on"),
+        pytest.param(CropsSection, {"blur": [1.0, 0.1]}, id="three kinds of views"),
+        pytest.param(CropsSection, {"jitter": [0.4, 0.4, 0.2, 0.6]}, id="hue is half a circle"),
+        pytest.param(CropsSection, {"local_area": [0.4, 0.05]}, id="least before most"),
+        pytest.param(CropsSection, {"global_area": [0.4, 1.1]}, id="more than the picture"),
+        pytest.param(DinoSection, {"mask_ratio": [0.1, 1.0], "ibot_weight": 1}, id="some are seen"),
+        pytest.param(MaeSection, {"decoder_width": 100, "decoder_heads": 16}, id="heads divide it"),
     ],
 )
 def test_values_out_of_range_are_refused(section: type[Section], values: dict[str, Any]) -> None:
@@ -201,6 +232,33 @@ PER_EXAMPLE = "Set both to per_example, or neither"
             },
             "leave some of train.steps, found 20 \\+ 30 of 50",
         ),
+        (SelfSupervisedConfig, {"optim": {"freeze": ["image"]}}, "the image tower is what learns"),
+        (SelfSupervisedConfig, {"optim": {"text_lr": 1e-3}}, "there is no text tower"),
+        (SelfSupervisedConfig, {"optim": {"clip": "per_example"}}, "images of a batch pass togeth"),
+        (SelfSupervisedConfig, {"train": {"ema_decay": 0.9}}, "see loss.momentum"),
+        (SelfSupervisedConfig, {"train": {"early_stopping": 3}}, "data.bank_classes.classes and"),
+        (
+            SelfSupervisedConfig,
+            {"data": {"val_classes": {"classes": "x"}}},
+            "expected both of bank_classes.classes and val_classes.classes",
+        ),
+        (
+            SelfSupervisedConfig,
+            {"data": {"train": {"images": "x", "classes": "y"}}},
+            r"found \['images', 'classes'\]",
+        ),
+        (SelfSupervisedConfig, {"data": {"train": {"split": "x"}}}, "split belongs to captions"),
+        (
+            SelfSupervisedConfig,
+            {"data": {"end_phase": {"steps": 200_000, "global_size": 518}}},
+            "data.end_phase.steps: expected less than train.steps",
+        ),
+        (SelfSupervisedConfig, {"data": {"end_phase": {"steps": 9}}}, "global_size or local_size"),
+        (
+            SelfSupervisedConfig,
+            {"data": {"end_phase": {"global_size": 518}}},
+            "global_size cannot be set as well: steps=0 decides it",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_together_are_refused(
@@ -221,6 +279,52 @@ def test_sections_that_do_not_fit_together_are_refused(
 )
 def test_sections_that_fit_together_are_taken(values: dict[str, Any]) -> None:
     DetectorConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("objective", "values", "message"),
+    [
+        ("mae", {"loss": {"dino": {"out_dim": 64}}}, "dino cannot be set as well: objective=mae"),
+        ("dino", {"loss": {"byol": {"width": 64}}}, "byol cannot be set as well: objective=dino"),
+        ("byol", {"loss": {"mae": {"mask_ratio": 0.5}}}, "mae cannot be set as well"),
+        ("mae", {"loss": {"momentum": 0.9}}, "momentum cannot be set as well: objective=mae"),
+        ("mae", {"loss": {"collapse_after": None}}, "collapse_after cannot be set as well"),
+        ("byol", {"data": {"crops": {"local_crops": 2}}}, "data.crops.local_crops cannot be set"),
+        ("mae", {"data": {"crops": {"local_size": 32}}}, "loss.objective=mae decides it"),
+        ("mae", {"data": {"crops": {"grey": 0.0}}}, "data.crops.grey cannot be set as well"),
+        ("mae", {"data": {"crops": {"global_size": 64}}}, "data.crops.global_size cannot be set"),
+        ("mae", {"data": {"end_phase": {"steps": 1, "global_size": 64}}}, "one grid of patches"),
+        ("byol", {"data": {"end_phase": {"steps": 1, "local_size": 64}}}, "has no local views"),
+        ("dino", {"loss": {"dino": {"mask_probability": 1.0}}}, "ibot_weight=0 decides it"),
+        ("dino", {"loss": {"dino": {"sinkhorn_iterations": 5}}}, "centering=centering decides it"),
+        (
+            "dino",
+            {"loss": {"dino": {"centering": "sinkhorn_knopp", "center_momentum": 0.5}}},
+            "centering=sinkhorn_knopp decides it",
+        ),
+        (
+            "dino",
+            {"loss": {"dino": {"ibot_weight": 1, "ibot_out_dim": 64}}},
+            "ibot_out_dim cannot be set as well: ibot_head=shared",
+        ),
+        (
+            "dino",
+            {"loss": {"dino": {"warmup_teacher_temperature": 0.05}}},
+            "temperature_warmup_steps=0 decides it",
+        ),
+    ],
+)
+def test_a_key_of_another_objective_is_refused(
+    objective: str, values: dict[str, Any], message: str
+) -> None:
+    values = {**values, "loss": {"objective": objective, **values.get("loss", {})}}
+    with pytest.raises(ValidationError, match=message):
+        SelfSupervisedConfig.model_validate(values)
+
+
+def test_an_average_of_an_autoencoder_is_no_second_teacher() -> None:
+    values = {"loss": {"objective": "mae"}, "train": {"ema_decay": 0.999}}
+    assert SelfSupervisedConfig.model_validate(values).train.ema_decay == 0.999
 
 
 def test_every_key_is_read() -> None:

@@ -34,6 +34,7 @@ from owlkit.config import (
 )
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.engine import ContrastiveTask, clip_objective, create_accelerator
+from owlkit.engine.accelerator import prepare_task
 from owlkit.engine.clipping import make_clipping
 from owlkit.engine.parameter_groups import make_optimizer
 from owlkit.models import DualEncoder
@@ -74,8 +75,8 @@ class OwlkitStep:
         self.accelerator = create_accelerator(train)
         suit_attention(model.vision, self.accelerator, train)
         task = ContrastiveTask(model, clip_objective())
-        self.constrain_weights = task.constrain_weights
-        self.task = self.accelerator.prepare_model(task.train())
+        self.finish_step = task.finish_step
+        self.task = prepare_task(task.train(), self.accelerator)
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(task, OPTIM))
         self.clipping = make_clipping(
             OPTIM, task=self.task, accelerator=self.accelerator, accumulation=1
@@ -90,7 +91,7 @@ class OwlkitStep:
         self.clipping.finish()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.constrain_weights()
+        self.finish_step()
         return loss.item()
 
 

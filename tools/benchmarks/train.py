@@ -34,6 +34,7 @@ from owlkit.encoders.text import CLIP_VOCAB_SIZE, OWL_CONTEXT_LENGTH
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.encoders.tokenizer_training import train_tokenizer
 from owlkit.engine import DetectionTask, create_accelerator
+from owlkit.engine.accelerator import prepare_task
 from owlkit.engine.clipping import make_clipping
 from owlkit.engine.parameter_groups import make_optimizer
 from owlkit.models import OwlDetector
@@ -69,7 +70,7 @@ class TrainingStep:
         self.accelerator = create_accelerator(train)
         suit_attention(detector.vision, self.accelerator, train)
         task = DetectionTask(detector, build_loss(LossSection()), drop_patches=drop_patches)
-        self.task = self.accelerator.prepare_model(task.train())
+        self.task = prepare_task(task.train(), self.accelerator)
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(task, optim))
         self.clipping = make_clipping(
             optim, task=self.task, accelerator=self.accelerator, accumulation=train.accumulation
