@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from owlkit.build import build_backbone, build_detector, build_dual_encoder
@@ -86,6 +87,17 @@ def test_all_kinds_are_there() -> None:
         "quickstart/dino",
     }
     assert {CONFIGS / f"{name}.yaml" for name in alone} == set(SELF_SUPERVISED)
+
+
+def test_dinov2_has_gated_layers_of_the_published_kind() -> None:
+    """SiLU gates, two thirds of the usual hidden width rounded up to a multiple of 8."""
+    path = CONFIGS / "dinov2_s14.yaml"
+    config = load(path, *random_weights(path))
+    assert isinstance(config, SelfSupervisedConfig)
+    vision = build_backbone(config.model, mask_token=True).vision
+    mlp = vision.model.blocks[0].mlp
+    assert isinstance(mlp.act, torch.nn.SiLU)
+    assert mlp.fc2.in_features == 1024
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

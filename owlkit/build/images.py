@@ -68,9 +68,9 @@ def read_image_source(section: ImageSetSection) -> ImageSource | None:
             expanded(section.classes, key="data.train.classes", expected="a folder of classes")
         )
     if section.images is None:
+        found = "none of them" if section.captions is None else "captions alone"
         raise ConfigError(
-            "data.train: expected images, captions with images, classes or shards, found none of "
-            "them"
+            f"data.train: expected images, captions with images, classes or shards, found {found}"
         )
     folder = expanded(section.images, key="data.train.images", expected="a folder of images")
     if section.captions is None:

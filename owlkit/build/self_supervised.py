@@ -63,6 +63,11 @@ def build_self_supervised_training(config: SelfSupervisedConfig) -> Trainer:
     evaluation = _build_evaluation(config, accelerator)
     if evaluation is None:
         logger.info("no data.val_classes: nothing is measured, best/ will be the last weights")
+    if source is not None and len(source) < config.train.batch_size:
+        logger.info(
+            "data.train: %d images are fewer than train.batch_size %d: batches repeat some",
+            *(len(source), config.train.batch_size),
+        )
     task = build_self_supervised_task(config)
     for module in task.modules():
         if isinstance(module, VisionTower):

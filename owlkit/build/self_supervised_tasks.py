@@ -1,6 +1,7 @@
 """From the `model` and `loss` sections of self-supervised pretraining to its task."""
 
 import copy
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +26,8 @@ from owlkit.losses import DinoLoss, TeacherTargets
 from owlkit.models import ImageBackbone
 from owlkit.models.distillation import CropEncoder
 from owlkit.models.distillation_heads import DistillationHead, ProjectionHead
+
+logger = logging.getLogger(__name__)
 
 SelfSupervisedTask = DistillationTask | MaskedAutoencodingTask | ByolTask
 
@@ -85,6 +88,8 @@ def _build_dino(config: SelfSupervisedConfig, learner: ImageBackbone) -> Distill
     teacher = CropEncoder(_without_drop_path(student.vision), *heads)
     ibot = None
     if dino.ibot_weight:
+        if not _has_separate_patches(student.vision):
+            logger.info("the convolutions of the stem let masked patches be seen at their edges")
         ibot = TeacherTargets(
             dino.ibot_out_dim or dino.out_dim,
             centering=dino.centering,
@@ -125,16 +130,18 @@ def _heads(
     make = partial(
         DistillationHead,
         hidden_width=dino.hidden_width,
-        bottleneck_width=dino.bottleneck_width,
         layers=dino.head_layers,
         batch_norm=dino.head_batch_norm,
         free_gain=dino.free_gain,
     )
-    head = make(vision.pooled_width, dino.out_dim)
+    width = dino.bottleneck_width
+    head = make(vision.pooled_width, dino.out_dim, bottleneck_width=width)
     if not dino.ibot_weight:
         return head, None
     if dino.ibot_head == "separate":
-        return head, make(vision.width, dino.ibot_out_dim or dino.out_dim)
+        width = dino.ibot_bottleneck_width or width
+        patch_head = make(vision.width, dino.ibot_out_dim or dino.out_dim, bottleneck_width=width)
+        return head, patch_head
     if vision.width != vision.pooled_width:
         raise ConfigError(
             f"loss.dino.ibot_head: expected separate, because the patches of {vision.name} are "
@@ -151,6 +158,12 @@ def _without_drop_path(tower: VisionTower) -> VisionTower:
 
 def _build_mae(config: SelfSupervisedConfig, learner: ImageBackbone) -> MaskedAutoencodingTask:
     mae, vision = config.loss.mae, learner.vision
+    if vision.is_vit and not _has_separate_patches(vision):
+        raise ConfigError(
+            f"loss.objective: mae expects patches that are embedded each by itself, because what "
+            f"is hidden must not be seen by its neighbours; found {vision.name} with overlapping "
+            "convolutions (model.vision.overrides.stem)"
+        )
     decoder = MaskedDecoder(
         vision.width,
         grid=vision.grid,
@@ -176,6 +189,12 @@ def _build_byol(config: SelfSupervisedConfig, learner: ImageBackbone) -> ByolTas
         momentum=_momentum(config),
         collapse=_collapse_watch(config, None),
     )
+
+
+def _has_separate_patches(vision: VisionTower) -> bool:
+    """Whether no patch of a vision transformer sees pixels of another one before attention."""
+    size = vision.patch_size
+    return getattr(vision.model.patch_embed.proj, "kernel_size", None) == (size, size)
 
 
 def _momentum(config: SelfSupervisedConfig) -> Callable[[int], float]:

@@ -10,6 +10,7 @@ from owlkit.cli import (
     detect,
     evaluate,
     evaluate_encoder,
+    export_backbone,
     make_detector,
     make_shards,
     search,
@@ -27,6 +28,9 @@ COMMANDS: dict[str, Command] = {
         evaluate_encoder.add_arguments,
         evaluate_encoder.run,
         extra="train",
+    ),
+    "export-backbone": Command(
+        export_backbone.SUMMARY, export_backbone.add_arguments, export_backbone.run
     ),
     "make-detector": Command(make_detector.SUMMARY, make_detector.add_arguments, make_detector.run),
     "make-shards": Command(

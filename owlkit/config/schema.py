@@ -184,6 +184,22 @@ class SelfSupervisedConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        frozen, steps = self.loss.dino.frozen_steps, self.train.steps
+        if frozen >= steps:
+            raise ValueError(
+                f"loss.dino.frozen_steps: expected less than train.steps ({steps}), so that the "
+                f"prototypes learn at all; found {frozen}"
+            )
+        part = self.train.batch_size // self.train.accumulation
+        if self.loss.objective == "byol" and part < 2:
+            raise ValueError(
+                "train.batch_size: byol normalises over the images of a batch, or a part of one, "
+                f"and expects 2 or more; found {part}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_views(self) -> Self:
         objective, end = self.loss.objective, self.data.end_phase
         if objective != "dino":

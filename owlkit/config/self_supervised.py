@@ -11,6 +11,9 @@ from owlkit.config.pretraining import EncoderEvalSection
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+# Keys of iBOT's own head.
+_SEPARATE = ("ibot_out_dim", "ibot_bottleneck_width")
+
 Strengths = Annotated[
     tuple[
         Annotated[float, Field(ge=0.0)],
@@ -245,13 +248,16 @@ class DinoSection(Section):
 
     ibot_weight: float = Field(default=0.0, ge=0.0)
     """Of iBOT's loss: the student says of masked patches what the teacher says of visible ones
-    (DINOv2: 1)."""
+    (DINOv2: 1). With `stem: conv` the neighbours of a masked patch have seen its edges."""
 
     ibot_head: Literal["shared", "separate"] = "shared"
     """Whether patches go through the head of whole views or one of their own."""
 
     ibot_out_dim: int | None = Field(default=None, ge=2)
     """Prototypes of a separate head; null takes `out_dim`."""
+
+    ibot_bottleneck_width: int | None = Field(default=None, ge=1)
+    """Width of a separate head's bottleneck; null takes `bottleneck_width`."""
 
     mask_probability: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of the global views of a batch that are masked."""
@@ -273,10 +279,10 @@ class DinoSection(Section):
                 self, ("warmup_teacher_temperature",), decided_by="temperature_warmup_steps=0"
             )
         if not self.ibot_weight:
-            keys = ("ibot_head", "ibot_out_dim", "mask_probability", "mask_ratio")
+            keys = ("ibot_head", *_SEPARATE, "mask_probability", "mask_ratio")
             refuse_changed(self, keys, decided_by="ibot_weight=0")
         if self.ibot_head == "shared":
-            refuse_changed(self, ("ibot_out_dim",), decided_by="ibot_head=shared")
+            refuse_changed(self, _SEPARATE, decided_by="ibot_head=shared")
         if self.centering == "centering":
             refuse_changed(self, ("sinkhorn_iterations",), decided_by="centering=centering")
         else:

@@ -84,7 +84,8 @@ class MaskedDecoder(nn.Module):
         kept = self.embed(features.tokens)  # [B, K, w]
         hidden = self.mask_token.to(kept.dtype).expand(len(kept), len(self.positions), -1)
         index = keep[..., None].expand_as(kept)
-        patches = hidden.scatter(1, index, kept) + self.positions.to(kept.dtype)
+        # In mixed precision the positions, like the encoder's, make float32 of what blocks add to.
+        patches = hidden.scatter(1, index, kept) + self.positions
         first = self.embed(features.pooled)[:, None]  # [B, 1, w]
         tokens: Tensor = self.blocks(torch.cat([first, patches], dim=1))
         predictions: Tensor = self.predict(self.norm(tokens[:, 1:]))

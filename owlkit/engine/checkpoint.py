@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from owlkit.errors import CheckpointError
 from owlkit.models.checkpoint import replaced_folder
@@ -206,14 +206,21 @@ def load_optimizer_tensors(optimizer: Optimizer, saved: Tensors, *, source: str)
         raise CheckpointError(
             f"{source} does not fit this run, which does not train {', '.join(sorted(unknown))}"
         )
-    plain = isinstance(getattr(optimizer, "optimizer", optimizer), Adam | AdamW)
-    if any(("exp_avg" in slots) != plain for slots in state.values()):
+    moment = _moment(getattr(optimizer, "optimizer", optimizer))
+    if any(moment not in slots for slots in state.values()):
         raise CheckpointError(
             f"{source} does not fit this run: expected the moments of its kind of optimiser, found "
             "those of another; set optim.optimizer to what the run began with"
         )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _moment(optimizer: Optimizer) -> str:
+    """A slot that an optimiser of this kind has, and the others have not."""
+    if isinstance(optimizer, SGD):
+        return "momentum_buffer"
+    return "exp_avg" if isinstance(optimizer, Adam | AdamW) else "state1"
 
 
 def _named_parameters(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ hidden patches, K prototypes, D pooled width. Crops are crop-major: crop 0 of al
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,21 @@ from owlkit.losses import DinoLoss, TeacherTargets, ibot_loss, koleo_loss
 from owlkit.models import ImageBackbone
 from owlkit.models.distillation import CropEncoder, CropOutputs, update_teacher
 from owlkit.structures import CropBatch
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What the student has to match; the teacher's logits, as large again, are not kept.
+
+    Attributes:
+        probs: Of the global crops [G * B, K].
+        patch_probs: Of the hidden patches [M, K']; None without iBOT.
+        pooled: The teacher's pooled vectors [G * B, D].
+    """
+
+    probs: Tensor
+    patch_probs: Tensor | None
+    pooled: Tensor
 
 
 class DistillationTask(nn.Module):
@@ -129,39 +145,41 @@ class DistillationTask(nn.Module):
         local_crops = None
         if batch.local_crops is not None:
             local_crops = self.pixels(_crop_major(batch.local_crops))
-        hidden = None
+        hidden = read = None
         if self.ibot is not None and batch.masks is not None:
             hidden = _crop_major(batch.masks)
-        temperature = self.temperature(self._step)
+            read = hidden.nonzero()  # the only wait for the device, before there is work for it
 
-        with torch.no_grad():
-            seen: CropOutputs = self.teacher(global_crops, read_masked=hidden)
-            probs = self.dino.assign(seen.logits, temperature)
+        lesson = self._teach(global_crops, read)
         said: CropOutputs = self.student(
             global_crops,
             local_crops,
             mask=hidden,
-            read_masked=hidden,
+            read=read,
             freeze_prototypes=self._step < self.frozen_steps,
         )
 
-        dino = self.dino.compare(said.logits, probs)
+        dino = self.dino.compare(said.logits, lesson.probs)
         terms = {"loss": dino, "dino": dino}
-        ibot = self._compare_patches(said, seen, hidden, temperature)
-        if ibot is not None:
-            terms["ibot"] = ibot
-            terms["loss"] = terms["loss"] + self.ibot_weight * ibot
+        if hidden is not None and said.patch_logits is not None and lesson.patch_probs is not None:
+            terms["ibot"] = ibot_loss(
+                said.patch_logits,
+                lesson.patch_probs,
+                hidden,
+                temperature=self.dino.student_temperature,
+            )
+            terms["loss"] = terms["loss"] + self.ibot_weight * terms["ibot"]
         if self.koleo_weight:
             crops = said.pooled.chunk(self.dino.global_crops)
             terms["koleo"] = torch.stack([koleo_loss(pooled) for pooled in crops]).sum()
             terms["loss"] = terms["loss"] + self.koleo_weight * terms["koleo"]
         outputs = output_terms(
-            probs,
+            lesson.probs,
             said.logits,
             temperature=self.dino.student_temperature,
             global_crops=self.dino.global_crops,
         )
-        return {**terms, **outputs, **feature_terms(seen.pooled)}
+        return {**terms, **outputs, **feature_terms(lesson.pooled)}
 
     def finish_step(self) -> None:
         """Lets the teacher and its centers follow what this step has brought."""
@@ -183,16 +201,15 @@ class DistillationTask(nn.Module):
         if self._several_images:  # a single image cannot show it
             self.collapse.check(step, means)
 
-    def _compare_patches(
-        self, said: CropOutputs, seen: CropOutputs, hidden: Tensor | None, temperature: float
-    ) -> Tensor | None:
-        """What iBOT says of the M hidden patches; None where it has no part in the loss."""
-        if self.ibot is None or hidden is None or said.patch_logits is None:
-            return None
-        probs = self.ibot(seen.patch_logits, temperature)
-        return ibot_loss(
-            said.patch_logits, probs, hidden, temperature=self.dino.student_temperature
-        )
+    @torch.no_grad()
+    def _teach(self, global_crops: Tensor, read: Tensor | None) -> _Lesson:
+        """What the teacher says of whole crops, and of the patches to read of them [M, 2]."""
+        temperature = self.temperature(self._step)
+        seen: CropOutputs = self.teacher(global_crops, read=read)
+        patch_probs = None
+        if self.ibot is not None:
+            patch_probs = self.ibot(seen.patch_logits, temperature)
+        return _Lesson(self.dino.assign(seen.logits, temperature), patch_probs, seen.pooled)
 
     def _check_batch(self, batch: CropBatch) -> None:
         expected, found = self.dino.global_crops, batch.global_crops.shape[1]

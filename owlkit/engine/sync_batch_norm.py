@@ -8,10 +8,11 @@ Shapes: N values of a channel on this process, C channels.
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from owlkit.losses.processes import process_count
 
 # Subclasses do more than normalise, and nobody knows what.
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -70,7 +71,7 @@ class PlainSyncBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises [B, C, ...], in training with the statistics of all processes."""
-        shared = self.training and _processes() > 1
+        shared = self.training and process_count() > 1
         return _finish(self, self._normalise(input) if shared else super().forward(input))
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -79,7 +80,8 @@ class PlainSyncBatchNorm(_BatchNorm):
     def _normalise(self, values: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (values.ndim - 2)
         others = [dim for dim in range(values.ndim) if dim != 1]
-        exact = values.float()  # bfloat16 has too few digits for sums
+        # bfloat16 has too few digits for sums.
+        exact = values.to(torch.promote_types(values.dtype, torch.float32))
         here = exact.new_tensor([exact.numel() / exact.shape[1]])  # N
         total = all_reduce(torch.cat([exact.sum(others), here]))  # type: ignore[no-untyped-call]
         mean, count = total[:-1] / total[-1], total[-1].detach()
@@ -105,7 +107,3 @@ class PlainSyncBatchNorm(_BatchNorm):
             share = 1.0 / int(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

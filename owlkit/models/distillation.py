@@ -22,8 +22,7 @@ class CropOutputs:
     Attributes:
         logits: Of the pooled vectors of all crops, global ones first [(G + L) * B, K].
         pooled: The tower's pooled vectors of the global crops [G * B, D].
-        patch_logits: Of the patches read, in the order of ``read_masked.nonzero()`` [M, K']; None
-            where none were asked for.
+        patch_logits: Of the patches read, in the order asked for [M, K']; None where none were.
     """
 
     logits: Tensor
@@ -62,7 +61,7 @@ class CropEncoder(nn.Module):
         local_crops: Tensor | None = None,
         *,
         mask: Tensor | None = None,
-        read_masked: Tensor | None = None,
+        read: Tensor | None = None,
         freeze_prototypes: bool = False,
     ) -> CropOutputs:
         """Encodes crops: one pass of the tower for each size, one of the head for all.
@@ -71,8 +70,9 @@ class CropEncoder(nn.Module):
             global_crops: Normalised crops [G * B, 3, S, S].
             local_crops: Normalised crops [L * B, 3, s, s]; None where there are none.
             mask: True where a patch of a global crop is replaced by the mask token [G * B, P].
-            read_masked: True where a patch of a global crop goes through the patch head
-                [G * B, P]: for the student the same as ``mask``, for the teacher, which sees them.
+            read: Which patches go through the patch head, int64 [M, 2]: the global crop and the
+                place in it of each. For iBOT ``mask.nonzero()``, which on GPUs waits for the mask;
+                so it is made once, for student and teacher alike, and before either begins.
             freeze_prototypes: The heads' last layers get no gradient from this call.
 
         Raises:
@@ -86,19 +86,18 @@ class CropEncoder(nn.Module):
         return CropOutputs(
             logits=self.head(torch.cat(pooled), freeze_prototypes=freeze_prototypes),
             pooled=features.pooled,
-            patch_logits=self._read_patches(features.tokens, read_masked, freeze_prototypes),
+            patch_logits=self._read_patches(features.tokens, read, freeze_prototypes),
         )
 
     def _read_patches(self, tokens: Tensor, read: Tensor | None, freeze: bool) -> Tensor | None:
         if read is None:
             return None
         if self.patch_head is None:
-            raise TokenError("read_masked: reading patches needs a patch head; found none")
-        if read.shape != tokens.shape[:2]:
-            raise TokenError(
-                f"read_masked must be {list(tokens.shape[:2])}, found {list(read.shape)}"
-            )
-        logits: Tensor = self.patch_head(tokens[read], freeze_prototypes=freeze)
+            raise TokenError("read: reading patches needs a patch head; found none")
+        if read.ndim != 2 or read.shape[1] != 2 or read.dtype != torch.int64:
+            raise TokenError(f"read must be int64 [M, 2], found {read.dtype} {list(read.shape)}")
+        crops, places = read.unbind(1)
+        logits: Tensor = self.patch_head(tokens[crops, places], freeze_prototypes=freeze)
         return logits
 
 

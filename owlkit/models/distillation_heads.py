@@ -114,8 +114,11 @@ class DistillationHead(nn.Module):
             freeze_prototypes: The last layer gets no gradient from this call, as in the first steps
                 of a run.
         """
-        bottleneck = F.normalize(self.mlp(features), dim=-1, eps=_SHORTEST)
-        logits: Tensor = self.prototypes(bottleneck, frozen=freeze_prototypes)
+        bottleneck = self.mlp(features)
+        # In float16 the shortest length is 0, and a vector of zeros would be divided by it.
+        exact = bottleneck.to(torch.promote_types(bottleneck.dtype, torch.float32))
+        directions = F.normalize(exact, dim=-1, eps=_SHORTEST).to(bottleneck.dtype)
+        logits: Tensor = self.prototypes(directions, frozen=freeze_prototypes)
         return logits
 
 

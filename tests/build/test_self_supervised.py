@@ -232,6 +232,7 @@ def test_random_weights_are_as_large_as_imagenet(tmp_path: Path) -> None:
     ("words", "error", "message"),
     [
         ("data.train.images=", ConfigError, r"^data\.train: expected images, captions with"),
+        ("data.train={captions: x.jsonl}", ConfigError, r"shards, found captions alone$"),
         ("data.train.images=/none", DatasetError, r"^/none: expected a folder of images"),
         ("data.train.images=$OWLKIT_TEST_UNSET", ConfigError, r"^data\.train\.images: \$OWLKIT"),
         (
@@ -263,14 +264,41 @@ def test_what_cannot_work_is_named(
     data: SmallData, tmp_path: Path, words: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        build_self_supervised_training(load(data, tmp_path, *words.split()))
+        build_self_supervised_training(load(data, tmp_path, *split(words)))
 
 
-def test_autoencoders_need_patches(data: SmallData, tmp_path: Path) -> None:
-    words = split(f"{MAE} model.vision.name=resnet18 model.vision.overrides={{}}")
-    words.append("model.vision.init=timm")
-    with pytest.raises(ConfigError, match="vision transformer, found resnet18"):
-        build_self_supervised_training(load(data, tmp_path, *words))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "model.vision.name=resnet18 model.vision.overrides={} model.vision.init=timm",
+            "vision transformer, found resnet18",
+        ),
+        ("model.vision.overrides.stem=conv", "embedded each by itself.*overlapping convolutions"),
+    ],
+)
+def test_autoencoders_need_patches(
+    data: SmallData, tmp_path: Path, words: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_self_supervised_training(load(data, tmp_path, *split(f"{MAE} {words}")))
+
+
+def test_what_is_allowed_but_odd_is_said(
+    data: SmallData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="owlkit")
+    words = ["model.vision.overrides.stem=conv", "train.batch_size=100"]
+    build_self_supervised_training(load(data, tmp_path, *words))
+    assert "48 images are fewer than train.batch_size 100" in caplog.text
+    assert "the stem let masked patches be seen" in caplog.text
+
+
+def test_patches_may_have_a_narrower_head(data: SmallData, tmp_path: Path) -> None:
+    words = ["loss.dino.ibot_bottleneck_width=8", "loss.dino.ibot_out_dim=24"]
+    task = build_self_supervised_task(load(data, tmp_path, *words))
+    heads = task.student.head, task.student.patch_head
+    assert [tuple(head.prototypes.weight.shape) for head in heads] == [(32, 16), (24, 8)]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])

@@ -309,6 +309,11 @@ def test_sections_that_fit_together_are_taken(values: dict[str, Any]) -> None:
         ),
         (
             "dino",
+            {"loss": {"dino": {"ibot_weight": 1, "ibot_bottleneck_width": 64}}},
+            "ibot_bottleneck_width cannot be set as well: ibot_head=shared",
+        ),
+        (
+            "dino",
             {"loss": {"dino": {"warmup_teacher_temperature": 0.05}}},
             "temperature_warmup_steps=0 decides it",
         ),
@@ -318,6 +323,26 @@ def test_a_key_of_another_objective_is_refused(
     objective: str, values: dict[str, Any], message: str
 ) -> None:
     values = {**values, "loss": {"objective": objective, **values.get("loss", {})}}
+    with pytest.raises(ValidationError, match=message):
+        SelfSupervisedConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"loss": {"dino": {"frozen_steps": 10}}, "train": {"steps": 10}},
+            r"frozen_steps: expected less than train\.steps \(10\)",
+        ),
+        (
+            {"loss": {"objective": "byol"}, "train": {"batch_size": 4, "accumulation": 4}},
+            "byol normalises over the images of a batch.*expects 2 or more; found 1",
+        ),
+    ],
+    ids=["prototypes that never learn", "a norm of one vector"],
+)
+def test_what_could_not_learn_is_refused(values: dict[str, Any], message: str) -> None:
+    values = {**values, "optim": {"warmup_steps": 1}}
     with pytest.raises(ValidationError, match=message):
         SelfSupervisedConfig.model_validate(values)
 

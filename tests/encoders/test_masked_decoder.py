@@ -143,6 +143,20 @@ def test_everything_learns_from_hidden_patches_alone() -> None:
             assert (parameter.grad is not None) == (name != "model.pos_embed"), name
 
 
+def test_blocks_add_to_float32_in_mixed_precision() -> None:
+    """As in the encoder and in MAE's code, whose positions are float32."""
+    tower = make_encoder(32)
+    decoder = MaskedDecoder(32, grid=tower.grid, patch_size=16, width=16, depth=2, heads=2)
+    found: list[torch.dtype] = []
+    for block in (*tower.model.blocks, *decoder.blocks):
+        block.register_forward_pre_hook(lambda block, inputs: found.append(inputs[0].dtype))
+    keep = torch.arange(4)[None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        predictions = decoder(tower(torch.randn(1, 3, 64, 64), keep=keep), keep)
+    assert predictions.dtype == torch.bfloat16
+    assert found == [torch.float32] * 4
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="multiple of 4"):
         sincos_positions((2, 2), 6)

@@ -203,3 +203,22 @@ def test_moments_of_eight_bits_come_back_exactly(tmp_path: Path) -> None:
         torch.testing.assert_close(value, layer.state_dict()[name], rtol=0, atol=0)
     with pytest.raises(CheckpointError, match=r"^last does not fit .* optim\.optimizer"):
         load_optimizer_tensors(make("adamw")[1], saved, source="last")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "adamw8bit"])
+def test_moments_of_another_kind_of_optimiser_are_refused(kind: Any) -> None:
+    """Otherwise they would be passed over in silence, or missed in the first step."""
+
+    def make(kind: Any) -> tuple[nn.Module, Any]:
+        layer = nn.Linear(64, 64)
+        return layer, make_optimizer(layer, OptimSection(optimizer=kind))
+
+    layer, optimizer = make(kind)
+    for parameter in layer.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    saved = optimizer_tensors(optimizer)
+    load_optimizer_tensors(make(kind)[1], saved, source="last")
+    for other in {"adamw", "sgd", "adamw8bit"} - {kind}:
+        with pytest.raises(CheckpointError, match=r"optim\.optimizer"):
+            load_optimizer_tensors(make(other)[1], saved, source="last")

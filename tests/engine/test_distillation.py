@@ -1,5 +1,6 @@
 """Self-distillation against a slow and obvious version, in parts, and how it goes wrong."""
 
+import weakref
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from owlkit.engine.collapse import CollapseWatch
 from owlkit.engine.distillation import DistillationTask
@@ -173,6 +175,49 @@ def test_two_parts_are_the_whole_batch(tmp_path: Path, patches: bool) -> None:
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
     torch.testing.assert_close(centers[1], centers[0])
+
+
+class _Waits(TorchDispatchMode):
+    """Notes the operations for whose size or value the host waits on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name == "index" else []
+        by_mask = any(index is not None and index.dtype == torch.bool for index in indices)
+        if by_mask or name in ("nonzero", "masked_select", "_local_scalar_dense"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_a_step_waits_for_the_device_for_its_masks_alone(
+    patches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its check of the number of patches is for the CPU only, where there is nothing to wait for.
+    monkeypatch.setattr("owlkit.losses.ibot._check_shapes", lambda *tensors: None)
+    task = make_task(patches=patches, koleo_weight=0.1)
+    with _Waits() as waits:
+        task(crop_batch(4, masks=patches))["loss"].backward()
+        task.finish_step()
+    assert waits.found == ["nonzero"] * patches
+
+
+def test_the_teachers_logits_are_gone_when_the_student_begins() -> None:
+    """They are as large as the probabilities: gigabytes at 131,072 prototypes."""
+    task = make_task(patches=True)
+    seen: list[Any] = []
+    for head in (task.teacher.head, task.teacher.patch_head):
+        head.register_forward_hook(lambda head, inputs, logits: seen.append(weakref.ref(logits)))
+    left: list[int] = []
+    task.student.vision.register_forward_pre_hook(
+        lambda tower, inputs: left.append(sum(logits() is not None for logits in seen))
+    )
+    task(crop_batch(4, masks=True))
+    assert (len(seen), left) == (2, [0, 0])
 
 
 def endless(start: int, **options: Any) -> Any:

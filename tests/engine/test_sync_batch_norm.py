@@ -41,15 +41,19 @@ accelerator.end_training()
 def make_task() -> nn.Module:
     """Plain norms, one with an activation, one that takes the mean of all batches."""
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.BatchNorm2d(4, momentum=0.3),
-        nn.Conv2d(4, 4, 3),
-        BatchNormAct2d(4, act_layer=nn.ReLU),
-        nn.Flatten(),
-        nn.Linear(4 * 4, 5),
-        nn.BatchNorm1d(5, affine=False, momentum=None),
-    ).train()
+    return (
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4, momentum=0.3),
+            nn.Conv2d(4, 4, 3),
+            BatchNormAct2d(4, act_layer=nn.ReLU),
+            nn.Flatten(),
+            nn.Linear(4 * 4, 5),
+            nn.BatchNorm1d(5, affine=False, momentum=None),
+        )
+        .double()
+        .train()
+    )
 
 
 def learn(
@@ -66,8 +70,8 @@ def learn(
     generator = torch.Generator().manual_seed(1)
     found: dict[str, Tensor] = {}
     for step in range(2):
-        images = 5 + torch.randn(8, 3, 6, 6, generator=generator)
-        target = torch.randn(8, 5, generator=generator)
+        images = 5 + torch.randn(8, 3, 6, 6, generator=generator, dtype=torch.float64)
+        target = torch.randn(8, 5, generator=generator, dtype=torch.float64)
         mine = images[share].clone().requires_grad_()
         output = module(mine)
         (weight * (output * target[share]).sum()).backward()
@@ -85,7 +89,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Te
 
 
 def test_two_processes_are_one_batch(two_processes: list[dict[str, Tensor]]) -> None:
-    """Values, gradients and running statistics; float32 sums in another order differ by 1e-6."""
+    """Values, gradients and running statistics; float64 sums in another order differ by 1e-13."""
     task = make_task()
     expected = learn(task, task, slice(0, 8))
     for found, share in zip(two_processes, SHARES, strict=True):
@@ -93,7 +97,7 @@ def test_two_processes_are_one_batch(two_processes: list[dict[str, Tensor]]) -> 
         for name, value in expected.items():
             of_examples = name.startswith(("output", "input"))
             torch.testing.assert_close(
-                found[name], value[share] if of_examples else value, rtol=1e-4, atol=1e-5
+                found[name], value[share] if of_examples else value, rtol=1e-9, atol=1e-10
             )
 
 
@@ -110,7 +114,7 @@ def test_without_other_processes_nothing_changes(device: str, kind: type[nn.Modu
     assert [isinstance(module, kind) for module in task] == [0, 0, 0, 1, 0, 0, 1]
     assert list(task.state_dict()) == names
     assert all(parameter is weights[name] for name, parameter in task.named_parameters())
-    images = torch.randn(4, 3, 6, 6)
+    images = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     for mode in (True, False):
         task[3].train(mode), before[3].train(mode)
         assert torch.equal(task(images), before(images))

@@ -30,7 +30,7 @@ def test_equals_its_parts(shared: bool) -> None:
     global_crops, local_crops = torch.randn(4, 3, 64, 64), torch.randn(6, 3, 32, 32)
     mask = torch.rand(4, 16) < 0.3
     mask[1] = False
-    found = encoder(global_crops, local_crops, mask=mask, read_masked=mask)
+    found = encoder(global_crops, local_crops, mask=mask, read=mask.nonzero())
     # Each crop by itself.
     alone = [
         encoder.vision(crop[None], mask=row[None])
@@ -49,7 +49,7 @@ def test_equals_its_parts(shared: bool) -> None:
 def test_teacher_reads_hidden_patches_unmasked() -> None:
     encoder = make(patches=True).eval()
     crops, mask = torch.randn(2, 3, 64, 64), torch.rand(2, 16) < 0.5
-    found = encoder(crops, read_masked=mask)
+    found = encoder(crops, read=mask.nonzero())
     tokens: Tensor = encoder.vision(crops).tokens
     assert encoder.patch_head is not None
     torch.testing.assert_close(found.patch_logits, encoder.patch_head(tokens[mask]))
@@ -59,7 +59,7 @@ def test_teacher_reads_hidden_patches_unmasked() -> None:
 def test_images_of_which_no_patch_is_hidden_keep_the_graph() -> None:
     encoder = make(patches=True)
     nothing = torch.zeros(2, 16, dtype=torch.bool)
-    found = encoder(torch.randn(2, 3, 64, 64), mask=nothing, read_masked=nothing)
+    found = encoder(torch.randn(2, 3, 64, 64), mask=nothing, read=nothing.nonzero())
     assert found.patch_logits is not None
     assert found.patch_logits.shape == (0, 20)
     found.patch_logits.sum().backward()
@@ -70,7 +70,9 @@ def test_images_of_which_no_patch_is_hidden_keep_the_graph() -> None:
 def test_frozen_prototypes_of_both_heads() -> None:
     encoder = make(patches=True)
     mask = torch.ones(2, 16, dtype=torch.bool)
-    found = encoder(torch.randn(2, 3, 64, 64), mask=mask, read_masked=mask, freeze_prototypes=True)
+    found = encoder(
+        torch.randn(2, 3, 64, 64), mask=mask, read=mask.nonzero(), freeze_prototypes=True
+    )
     assert found.patch_logits is not None
     (found.logits.sum() + found.patch_logits.sum()).backward()
     without = {name for name, p in encoder.named_parameters() if p.grad is None}
@@ -81,9 +83,9 @@ def test_patches_cannot_be_read_without_their_head() -> None:
     encoder = make()
     crops = torch.randn(2, 3, 64, 64)
     with pytest.raises(TokenError, match="needs a patch head"):
-        encoder(crops, read_masked=torch.ones(2, 16, dtype=torch.bool))
-    with pytest.raises(TokenError, match=r"read_masked must be \[2, 16\], found \[2, 9\]"):
-        make(patches=True)(crops, read_masked=torch.ones(2, 9, dtype=torch.bool))
+        encoder(crops, read=torch.ones(2, 16).nonzero())
+    with pytest.raises(TokenError, match=r"must be int64 \[M, 2\], found torch.bool \[2, 16\]"):
+        make(patches=True)(crops, read=torch.ones(2, 16, dtype=torch.bool))
 
 
 def test_teacher_is_the_moving_average() -> None:

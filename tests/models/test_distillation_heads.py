@@ -91,6 +91,14 @@ def test_frozen_prototypes_pass_gradients_on_but_get_none() -> None:
             torch.testing.assert_close(gradients[True][name], gradient, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_vector_of_zeros_has_finite_logits_in_half_precision(dtype: torch.dtype) -> None:
+    head = DistillationHead(8, 16, hidden_width=8, bottleneck_width=4)  # without biases at first
+    with torch.autocast("cpu", dtype=dtype):
+        assert not head(torch.zeros(2, 8)).any()
+    assert not head.to(dtype)(torch.zeros(2, 8, dtype=dtype)).any()
+
+
 def test_starts_as_published() -> None:
     torch.manual_seed(0)
     head = DistillationHead(384, 4096)

@@ -83,6 +83,8 @@ def _tower_faults(vision: VisionTower) -> list[str]:
     faults = []
     if model.cls_token is None or model.global_pool != "token":
         faults.append(f"pooling: expected the class token, found {model.global_pool!r}")
+    if model.pos_embed is None:
+        faults.append("positions: expected a table, found none")
     if not isinstance(model.norm_pre, nn.Identity):
         faults.append("expected no norm before the blocks, found CLIP's")
     if isinstance(model.patch_embed, ConvStem):

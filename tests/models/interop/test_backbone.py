@@ -100,6 +100,8 @@ def test_what_transformers_cannot_hold_is_listed(tmp_path: Path) -> None:
         make_backbone(overrides={**SCALED, "mlp_ratio": 2.5}).save_transformers(tmp_path / "hf")
     with pytest.raises(ConfigError, match=r"attn\.q_norm"):
         make_backbone(overrides={"qk_norm": True}).save_transformers(tmp_path / "hf")
+    with pytest.raises(ConfigError, match="positions: expected a table"):
+        make_backbone(overrides={"pos_embed": "none"}).save_transformers(tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 
