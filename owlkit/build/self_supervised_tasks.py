@@ -85,7 +85,7 @@ def _build_dino(config: SelfSupervisedConfig, learner: ImageBackbone) -> Distill
     student = CropEncoder(learner.vision, *_heads(dino, learner.vision))
     # One copy, so that a head that is shared stays shared.
     heads = copy.deepcopy((student.head, student.patch_head))
-    teacher = CropEncoder(_without_drop_path(student.vision), *heads)
+    teacher = CropEncoder(_without_dropout(student.vision), *heads)
     ibot = None
     if dino.ibot_weight:
         if not _has_separate_patches(student.vision):
@@ -150,10 +150,11 @@ def _heads(
     return head, head
 
 
-def _without_drop_path(tower: VisionTower) -> VisionTower:
-    """A second tower whose branches all stay; its task gives it the weights of the first."""
+def _without_dropout(tower: VisionTower) -> VisionTower:
+    """A second tower that drops nothing; its task gives it the weights of the first."""
+    kept = {key: value for key, value in tower.overrides.items() if not key.endswith("drop_rate")}
     with SkipRandomInit():
-        return VisionTower(**{**tower.spec, "drop_path": 0.0})
+        return VisionTower(**{**tower.spec, "drop_path": 0.0, "overrides": kept})
 
 
 def _build_mae(config: SelfSupervisedConfig, learner: ImageBackbone) -> MaskedAutoencodingTask:
@@ -180,7 +181,7 @@ def _build_mae(config: SelfSupervisedConfig, learner: ImageBackbone) -> MaskedAu
 def _build_byol(config: SelfSupervisedConfig, learner: ImageBackbone) -> ByolTask:
     byol, vision = config.loss.byol, learner.vision
     projector = ProjectionHead(vision.pooled_width, byol.hidden_width, byol.width)
-    target = {"vision": _without_drop_path(vision), "projector": copy.deepcopy(projector)}
+    target = {"vision": _without_dropout(vision), "projector": copy.deepcopy(projector)}
     return ByolTask(
         learner,
         projector,

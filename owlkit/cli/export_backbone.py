@@ -1,6 +1,7 @@
 """``owlkit export-backbone``: an image tower in the folder layout of timm or transformers."""
 
 import argparse
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,10 @@ SUMMARY = "write an image encoder for timm or transformers"
 _LOADED_BY = {
     "timm": 'timm.create_model("local-dir:{}", pretrained=True)',
     "transformers": 'transformers.AutoModel.from_pretrained("{}")',
+    # Its pooler, which would be made of random weights, belongs to no published recipe.
+    "vit": 'transformers.ViTModel.from_pretrained("{}", add_pooling_layer=False)',
 }
+_LAYOUTS = ("timm", "transformers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or hub id of any image encoder")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument(
-        "--layout", choices=list(_LOADED_BY), required=True, help="whose layout the folder gets"
+        "--layout", choices=_LAYOUTS, required=True, help="whose layout the folder gets"
     )
 
 
@@ -40,5 +44,7 @@ def run(options: argparse.Namespace) -> int:
             model.save_transformers(options.out)
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
-    print(f"{model.vision.name}: {_LOADED_BY[options.layout].format(options.out)}")
+    written = json.loads((options.out / "config.json").read_text(encoding="utf-8"))
+    line = _LOADED_BY.get(written.get("model_type", ""), _LOADED_BY[options.layout])
+    print(f"{model.vision.name}: {line.format(options.out)}")
     return 0

@@ -140,6 +140,8 @@ class CropsSection(Section):
                 raise ValueError(f"{key} expects 0 < least <= most, found {list(pair)}")
             if pair is not None and key.endswith("area") and pair[1] > 1.0:
                 raise ValueError(f"{key} expects shares of at most 1, found {list(pair)}")
+        if not self.local_crops:
+            refuse_changed(self, ("local_size", "local_area"), decided_by="local_crops=0")
         return self
 
 

@@ -75,6 +75,7 @@ def timm_arguments(
             arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
         if arguments.pop("mlp", None) == "swiglu":
             arguments["mlp_layer"] = SwiGLUPacked
+            arguments.setdefault("act_layer", "silu")  # the "Swi" of its name
         _choose_stem(name, arguments)
     elif is_model_in_modules(name, _WINDOWED_MODULES):
         # Windows keep their published size and are cut for each input.

@@ -13,7 +13,7 @@ from owlkit.engine.pixels import PixelScaler
 from owlkit.errors import DatasetError
 from owlkit.losses import byol_loss
 from owlkit.models import ImageBackbone
-from owlkit.models.distillation import update_teacher
+from owlkit.models.weight_average import move_weights
 from owlkit.structures import CropBatch
 
 
@@ -102,7 +102,7 @@ class ByolTask(nn.Module):
 
     def finish_step(self) -> None:
         """Lets the target follow what this step has brought."""
-        update_teacher(self.target, self._online, self.momentum(self._step))
+        move_weights(self.target, self._online, self.momentum(self._step))
 
     def check_means(self, step: int, means: Mapping[str, float]) -> None:
         """Ends a run that has collapsed.

@@ -16,7 +16,8 @@ from owlkit.engine.pixels import PixelScaler
 from owlkit.errors import ConfigError, DatasetError
 from owlkit.losses import DinoLoss, TeacherTargets, ibot_loss, koleo_loss
 from owlkit.models import ImageBackbone
-from owlkit.models.distillation import CropEncoder, CropOutputs, update_teacher
+from owlkit.models.distillation import CropEncoder, CropOutputs
+from owlkit.models.weight_average import move_weights
 from owlkit.structures import CropBatch
 
 
@@ -183,7 +184,7 @@ class DistillationTask(nn.Module):
 
     def finish_step(self) -> None:
         """Lets the teacher and its centers follow what this step has brought."""
-        update_teacher(self.teacher, self.student, self.momentum(self._step))
+        move_weights(self.teacher, self.student, self.momentum(self._step))
         self.dino.update_center()
         if self.ibot is not None:
             self.ibot.update_center()

@@ -1,11 +1,11 @@
 """A moving average of the weights, which is often better than the weights themselves."""
 
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from owlkit.models.weight_average import move_weights
 
 
 class WeightAverage:
@@ -24,11 +24,11 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = deepcopy(model).eval().requires_grad_(False)
-        self._blend: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.decay = decay
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the model's present weights."""
-        self._blend(list(self.model.parameters()), list(model.parameters()), 0)
+        move_weights(self.model, model, self.decay)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)

@@ -2,7 +2,7 @@
 
 from owlkit.models.backbone import ImageBackbone
 from owlkit.models.detector import OwlDetector
-from owlkit.models.distillation import CropEncoder, CropOutputs, update_teacher
+from owlkit.models.distillation import CropEncoder, CropOutputs
 from owlkit.models.distillation_heads import DistillationHead, ProjectionHead
 from owlkit.models.dual_encoder import DualEncoder
 
@@ -14,5 +14,4 @@ __all__ = [
     "ImageBackbone",
     "OwlDetector",
     "ProjectionHead",
-    "update_teacher",
 ]

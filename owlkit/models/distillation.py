@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from owlkit.encoders.vision import VisionTower
-from owlkit.errors import ConfigError, TokenError
+from owlkit.errors import TokenError
 from owlkit.models.distillation_heads import DistillationHead
 from owlkit.structures import PatchFeatures
 
@@ -99,29 +99,3 @@ class CropEncoder(nn.Module):
         crops, places = read.unbind(1)
         logits: Tensor = self.patch_head(tokens[crops, places], freeze_prototypes=freeze)
         return logits
-
-
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Moves a teacher's weights a step towards its student's: teacher * m + student * (1 - m).
-
-    In one call for all weights. Buffers stay: the running statistics of batch norms are the
-    teacher's own.
-
-    Args:
-        teacher: The same architecture as the student.
-        student: What is trained.
-        momentum: m, in [0, 1].
-
-    Raises:
-        ConfigError: If the two do not have the same weights.
-    """
-    teachers, students = dict(teacher.named_parameters()), dict(student.named_parameters())
-    if teachers.keys() != students.keys():
-        differing = ", ".join(sorted(teachers.keys() ^ students.keys()))
-        raise ConfigError(
-            f"teacher and student: expected the same weights, found {differing} in one alone"
-        )
-    torch._foreach_lerp_(
-        list(teachers.values()), [students[name] for name in teachers], 1.0 - momentum
-    )

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from owlkit import DualEncoder, ImageBackbone
 from owlkit.build import (
@@ -148,7 +149,13 @@ def split(words: str) -> list[str]:
 
 def test_only_the_student_drops_branches(data: SmallData, tmp_path: Path) -> None:
     words = ["model.vision.drop_path=0.2", "model.vision.uniform_drop_path=true"]
+    words += ["model.vision.overrides.proj_drop_rate=0.3"]
     task = build_self_supervised_task(load(data, tmp_path, *words))
+    dropped = [
+        max(layer.p for layer in side.modules() if isinstance(layer, nn.Dropout))
+        for side in (task.student, task.teacher)
+    ]
+    assert dropped == [0.3, 0.0]
     assert (task.student.vision.drop_path, task.teacher.vision.drop_path) == (0.2, 0.0)
     rates = [block.drop_path1.drop_prob for block in task.student.vision.model.blocks]
     assert rates == [0.2, 0.2]

@@ -296,6 +296,11 @@ def test_sections_that_fit_together_are_taken(values: dict[str, Any]) -> None:
         ("mae", {"data": {"end_phase": {"steps": 1, "global_size": 64}}}, "one grid of patches"),
         ("byol", {"data": {"end_phase": {"steps": 1, "local_size": 64}}}, "has no local views"),
         ("dino", {"loss": {"dino": {"mask_probability": 1.0}}}, "ibot_weight=0 decides it"),
+        (
+            "dino",
+            {"data": {"crops": {"local_crops": 0, "local_size": 64}}},
+            "local_size cannot be set as well: local_crops=0 decides it",
+        ),
         ("dino", {"loss": {"dino": {"sinkhorn_iterations": 5}}}, "centering=centering decides it"),
         (
             "dino",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Dinov2Config, ViTConfig
 
 from owlkit.encoders import VisionTower
@@ -123,6 +124,20 @@ def test_what_does_not_fit_is_listed_whole(golden: Callable[[str], Path], tmp_pa
 def test_unsupported_model_type_names_the_supported_ones() -> None:
     with pytest.raises(CheckpointError, match=r"clip_vision_model.*found 'bit'"):
         vision_tower_from_config({"model_type": "bit"})
+
+
+def test_swiglu_gates_by_silu_unless_told_otherwise() -> None:
+    def gate(**overrides: str) -> nn.Module:
+        sizes = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 8}
+        tower = VisionTower(
+            "vit_small_patch16_224",
+            image_size=32,
+            overrides={**sizes, "mlp": "swiglu", **overrides},
+        )
+        return tower.model.blocks[0].mlp.act
+
+    assert isinstance(gate(), nn.SiLU)
+    assert type(gate(act_layer="gelu")).__name__ == "GELU"  # timm's own class
 
 
 def test_swiglu_width_is_rounded_up_as_published() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from owlkit.encoders import VisionTower
-from owlkit.errors import ConfigError, TokenError
-from owlkit.models.distillation import CropEncoder, update_teacher
+from owlkit.errors import TokenError
+from owlkit.models.distillation import CropEncoder
 from owlkit.models.distillation_heads import DistillationHead
 
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -86,30 +86,3 @@ def test_patches_cannot_be_read_without_their_head() -> None:
         encoder(crops, read=torch.ones(2, 16).nonzero())
     with pytest.raises(TokenError, match=r"must be int64 \[M, 2\], found torch.bool \[2, 16\]"):
         make(patches=True)(crops, read=torch.ones(2, 16, dtype=torch.bool))
-
-
-def test_teacher_is_the_moving_average() -> None:
-    teacher, student = make(), make()
-    for parameter in student.parameters():
-        nn.init.normal_(parameter)
-    expected = {name: p.detach().clone() for name, p in teacher.named_parameters()}
-    for step in range(3):
-        momentum = 0.9 + 0.04 * step
-        for name, p in student.named_parameters():
-            expected[name] = momentum * expected[name] + (1 - momentum) * p.detach()
-        update_teacher(teacher, student, momentum)
-    for name, p in teacher.named_parameters():
-        torch.testing.assert_close(p.detach(), expected[name])
-        assert p.grad is None
-
-
-def test_running_statistics_stay_the_teachers_own() -> None:
-    teacher, student = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
-    student(torch.randn(8, 3))
-    update_teacher(teacher, student, 0.5)
-    assert not teacher.running_mean.any()  # type: ignore[union-attr]
-
-
-def test_teacher_of_another_shape_is_refused() -> None:
-    with pytest.raises(ConfigError, match="patch_head"):
-        update_teacher(make(), make(patches=True), 0.9)
