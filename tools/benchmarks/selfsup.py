@@ -9,13 +9,10 @@ the host, AdamW as it comes, the teacher weight by weight.
 """
 
 import multiprocessing
-import resource
-import statistics
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,16 +162,16 @@ class OriginalModel(nn.Module):
     """Tower and head; the last layer as torch's weight normalisation.
 
     Args:
-        tower: Its timm model is used.
+        tower: Its timm model is used, with DINO's rule for positions at other sizes.
         head: Its weights are used.
     """
 
     def __init__(self, tower: VisionTower, head: DistillationHead) -> None:
         super().__init__()
-        self.tower: Any = plain_linears(deepcopy(tower.model))
-        for block in self.tower.blocks:
+        self.tower = deepcopy(tower)
+        for block in self.tower.model.blocks:
             block.attn.fused_attn = False
-        self.mlp = plain_linears(deepcopy(head.mlp))
+        self.mlp = deepcopy(head.mlp)
         last = nn.Linear(head.prototypes.weight.shape[1], PROTOTYPES, bias=False)
         last.weight = nn.Parameter(head.prototypes.weight.detach().clone())
         self.last = nn.utils.parametrizations.weight_norm(last)
@@ -184,23 +181,15 @@ class OriginalModel(nn.Module):
 
     def forward(self, crops: list[Tensor]) -> Tensor:
         """Logits of all crops; a pass for each size."""
-        pooled = torch.cat([self.tower(part) for part in crops])
+        pooled = torch.cat([self.tower(part).pooled for part in crops])
         logits: Tensor = self.last(F.normalize(self.mlp(pooled), dim=-1))
         return logits
-
-
-def plain_linears(module: nn.Module) -> nn.Module:
-    """Linear layers as torch computes them."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            part.__class__ = nn.Linear
-    return module
 
 
 def make_parts(*, drop_path: float = DROP_PATH) -> Parts:
     """Tower and head with random weights, always the same ones."""
     torch.manual_seed(0)
-    tower = VisionTower(NAME, image_size=GLOBAL, drop_path=drop_path)
+    tower = VisionTower(NAME, image_size=GLOBAL, positions="bicubic_offset", drop_path=drop_path)
     return tower, DistillationHead(tower.pooled_width, PROTOTYPES)
 
 
@@ -261,13 +250,12 @@ def _memory_row(settings: str) -> Row:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         peaks = [pool.apply(_peak_memory, (kind,)) for kind in (OwlkitStep, OriginalStep)]
-    row = summarise(
+    return summarise(
         [(peaks[0], peaks[1])],
         path="selfsup_memory",
         peer="the original DINO step",
         settings=f"{settings}, float32; peak memory in GiB in place of seconds",
     )
-    return replace(row, ratio=statistics.median([peaks[1] / peaks[0]]))
 
 
 def _peak_memory(kind: type[OwlkitStep] | type[OriginalStep]) -> float:
@@ -276,7 +264,9 @@ def _peak_memory(kind: type[OwlkitStep] | type[OriginalStep]) -> float:
         step()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # The usual counter of the system goes on from that of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20
 
 
 def _preprocessing() -> Preprocessing:
