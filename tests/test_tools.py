@@ -188,7 +188,9 @@ def test_quickstart_lets_what_ctrl_c_interrupts_save(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     words = [sys.executable, "-c", PATIENT, str(saved)]
     program = (
-        "import pathlib, quickstart\n"
+        "import pathlib, quickstart, signal\n"
+        # What is started in the background of a shell ignores Ctrl-C until it is told otherwise.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"stage = quickstart.Stage('stage', {words!r}, pathlib.Path('none'))\n"
         "quickstart.run_stages([stage], pathlib.Path('clock.json'))\n"
     )
