@@ -1,12 +1,37 @@
 """What runs the networks behind a predictor."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from owlkit.calibration import Calibration
 from owlkit.geometry import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class PatchArrays:
+    """Everything a detector knows about one image, as numpy arrays.
+
+    The logit of a unit query q on patch p is ``(z_p / (|z_p| + 1e-6) . q + shift_p) * scale_p``.
+
+    Shapes: P patches, E embedding width; all float32.
+
+    Attributes:
+        class_embeds: Image-side embedding z of each patch, not normalised [P, E].
+        boxes: xyxy in [0, 1] of the model input [P, 4].
+        logit_shift: Added to the cosine [P].
+        logit_scale: Positive factor after the shift [P].
+        objectness: Logit that a patch holds any object [P]; None for models without that head.
+    """
+
+    class_embeds: NDArray[np.float32] = field(repr=False)
+    boxes: NDArray[np.float32] = field(repr=False)
+    logit_shift: NDArray[np.float32] = field(repr=False)
+    logit_scale: NDArray[np.float32] = field(repr=False)
+    objectness: NDArray[np.float32] | None = field(default=None, repr=False)
 
 
 class Backend(Protocol):
@@ -19,6 +44,21 @@ class Backend(Protocol):
     def preprocessing(self) -> Preprocessing:
         """How images become this model's input."""
 
+    @property
+    def identity(self) -> str:
+        """A hash of all that embeddings depend on: weights, preprocessing, numerical convention.
+
+        Embeddings of two models with one identity may be mixed.
+        """
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What turns this model's logits into probabilities; None for the plain sigmoid."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Where this model's scores are best cut, in [0, 1]; None if nobody measured it."""
+
     def encode_images(self, pixel_values: NDArray[np.float32]) -> list[Any]:
         """Encodes preprocessed images [B, 3, H, W]; returns the features of each, as kept here."""
 
@@ -29,10 +69,16 @@ class Backend(Protocol):
         """One image's boxes: xyxy in [0, 1] of the model input [P, 4]."""
 
     def score(self, features: Any, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One image's logits [P, Q].
+        """One image's logits [P, Q], an array of its own that may be written to.
 
         Args:
             features: One of the results of :meth:`encode_images`.
             queries: Unit vectors or means of unit vectors [Q, E]; the logit of a mean is the mean
                 of the logits.
         """
+
+    def to_arrays(self, features: Any) -> PatchArrays:
+        """One image's features as arrays, for example to keep them on disk."""
+
+    def from_arrays(self, arrays: PatchArrays) -> Any:
+        """Features as :meth:`encode_images` returns them; undoes :meth:`to_arrays`."""

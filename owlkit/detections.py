@@ -33,10 +33,16 @@ class Detections:
             part of comparisons. An array or PIL image is kept by reference, not copied: it stays in
             memory, and a frame buffer that is used again shows its new content in plots. See
             :meth:`without_source`.
+        track_ids: Which object of a video each box shows, -1 where that is not known [N], int64;
+            None where nothing was tracked.
+        parents: For each box, the row in these detections of the box that it is a part of, -1 for
+            none [N], int64; None where no parts were looked for. Where rows are chosen, the
+            numbers follow them, and a part whose parent is gone gets -1.
 
     Raises:
         DetectionsError: On a wrong shape or type, different lengths, a non-finite value, a box
-            whose corners are swapped, a score outside [0, 1] or a negative label.
+            whose corners are swapped, a score outside [0, 1], a negative label, or a parent that
+            is no other row.
     """
 
     boxes: NDArray[np.float32]
@@ -45,6 +51,8 @@ class Detections:
     names: tuple[str, ...]
     image_size: tuple[int, int] | None = None
     source: Any = field(default=None, repr=False)
+    track_ids: NDArray[np.int64] | None = None
+    parents: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         boxes = _floats("boxes", self.boxes)
@@ -54,6 +62,8 @@ class Detections:
             "labels": _integers("labels", self.labels),
             "names": _tuple_of_names(self.names),
             "image_size": _checked_size(self.image_size),
+            "track_ids": _optional_integers("track_ids", self.track_ids),
+            "parents": _optional_integers("parents", self.parents),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -64,22 +74,29 @@ class Detections:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
             raise DetectionsError(f"expected boxes of shape [N, 4], found {list(self.boxes.shape)}")
         count = len(self.boxes)
-        for name, shape in (("scores", self.scores.shape), ("labels", self.labels.shape)):
-            if shape != (count,):
+        for name in ("scores", "labels", "track_ids", "parents"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (count,):
                 raise DetectionsError(
-                    f"expected {name} of shape [{count}], one per box, found {list(shape)}"
+                    f"expected {name} of shape [{count}], one per box, found {list(values.shape)}"
                 )
         if len(self.names) != count:
             raise DetectionsError(f"expected {count} names, one per box, found {len(self.names)}")
 
     def _check_values(self) -> None:
         x0, y0, x1, y1 = self.boxes.T
-        faults = (
+        faults: list[tuple[str, NDArray[Any], Any]] = [
             ("finite boxes", self.boxes, ~np.isfinite(self.boxes).all(axis=1)),
             ("boxes with x0 <= x1 and y0 <= y1", self.boxes, (x1 < x0) | (y1 < y0)),
             ("scores in [0, 1]", self.scores, ~((self.scores >= 0) & (self.scores <= 1))),
             ("labels of at least 0", self.labels, self.labels < 0),
-        )
+        ]
+        if self.track_ids is not None:
+            faults.append(("track_ids of at least -1", self.track_ids, self.track_ids < -1))
+        if self.parents is not None:
+            parents, rows = self.parents, np.arange(len(self))
+            bad = (parents < -1) | (parents >= len(rows)) | (parents == rows)
+            faults.append(("parents that are other rows, or -1", parents, bad))
         for expected, values, bad in faults:
             if bad.any():
                 row = int(bad.argmax())
@@ -111,6 +128,8 @@ class Detections:
             and np.array_equal(self.labels, other.labels)
             and self.names == other.names
             and self.image_size == other.image_size
+            and _equal_or_both_missing(self.track_ids, other.track_ids)
+            and _equal_or_both_missing(self.parents, other.parents)
         )
 
     # Equal objects would need equal hashes, and arrays have none.
@@ -135,6 +154,8 @@ class Detections:
             names=tuple(self.names[row] for row in rows),
             image_size=self.image_size,
             source=self.source,
+            track_ids=None if self.track_ids is None else self.track_ids[rows],
+            parents=None if self.parents is None else _follow(self.parents, rows),
         )
 
     def _rows(self, key: int | slice | ArrayLike) -> NDArray[np.int64]:
@@ -232,6 +253,8 @@ class Detections:
     def to_supervision(self) -> "supervision.Detections":
         """The detections as `supervision.Detections`, with the names in ``data["class_name"]``.
 
+        Track ids become its ``tracker_id``; it has no place for parents.
+
         Raises:
             MissingDependencyError: If `supervision` is not installed.
         """
@@ -245,6 +268,7 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.labels.copy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
@@ -285,6 +309,23 @@ def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
     if array.dtype.kind not in "iu" and array.size:
         raise DetectionsError(f"expected {name} to be integers, found {array.dtype}")
     return array.astype(np.int64)
+
+
+def _optional_integers(name: str, values: ArrayLike | None) -> NDArray[np.int64] | None:
+    return None if values is None else _integers(name, values)
+
+
+def _equal_or_both_missing(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
+
+
+def _follow(parents: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The parents [K] of the chosen rows, as positions among them; -1 where not chosen."""
+    # One place more, at the end, which -1 (no parent) reads.
+    positions = np.full(len(parents) + 1, -1, dtype=np.int64)
+    # Backwards, so that of a row that is chosen twice the first copy is the parent.
+    positions[rows[::-1]] = np.arange(len(rows))[::-1]
+    return positions[parents[rows]]
 
 
 def _tuple_of_names(names: Iterable[str]) -> tuple[str, ...]:

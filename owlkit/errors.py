@@ -47,3 +47,7 @@ class TrainingError(OwlkitError, RuntimeError):
 
 class MissingDependencyError(OwlkitError, ImportError):
     """An optional package is needed; the message names the command that installs it."""
+
+
+class QueryWarning(UserWarning):
+    """A query that can be answered, but not as well as it might be."""

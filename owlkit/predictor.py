@@ -2,23 +2,34 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.backend import Backend
+from owlkit.backend import Backend, PatchArrays
+from owlkit.calibration import Calibration
 from owlkit.detections import Detections
 from owlkit.errors import ConfigError, MissingDependencyError, QueryError
 from owlkit.geometry import ImageTransform
 from owlkit.images import ImageSource, load_image
+from owlkit.nested import detect_parts, root_names
+from owlkit.patch_choice import choose_patch
 from owlkit.postprocess import Selection, Threshold, postprocess
-from owlkit.queries import Ensemble, QuerySet
-from owlkit.query_vectors import QueryVectors
+from owlkit.queries import Ensemble, Example, QuerySet
+from owlkit.queries.combination import directions
+from owlkit.queries.compiled import CompiledQueries
+from owlkit.queries.embeddings import EmbeddedExample, ExampleKey
+from owlkit.queries.encoder import QueryEncoder
+from owlkit.scene_cache import SceneCache, scene_key
+from owlkit.tiling import Tiling, detect_tiles
 
 Queries = QuerySet | Sequence[str]
+
+DEFAULT_THRESHOLD = 0.1
+"""Where neither the caller, nor the class, nor the model says what score is enough."""
 
 
 class SelectionOptions(TypedDict, total=False):
@@ -26,6 +37,7 @@ class SelectionOptions(TypedDict, total=False):
 
     class_agnostic: bool
     soft_nms: Literal["linear", "gaussian"] | None
+    box_fusion: bool
     top_k: int | None
     one_label_per_box: bool
 
@@ -48,12 +60,23 @@ class Scene:
     source: ImageSource = field(repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What all images of a call are asked: vectors, and what becomes a detection."""
+
+    queries: QuerySet
+    vectors: CompiledQueries
+    selection: Selection
+    calibrations: tuple[Calibration | None, ...] | None
+
+
 class Predictor:
     """Finds what words describe, in images of any size.
 
     Args:
         backend: What runs the networks.
         batch_size: How many images of a list are encoded at a time, at least 1.
+        cache: Where encoded images are kept and looked for; None keeps none.
 
     A predictor may be used from several threads.
 
@@ -61,12 +84,15 @@ class Predictor:
         ConfigError: If the batch size is no positive integer.
     """
 
-    def __init__(self, backend: Backend, *, batch_size: int = 8) -> None:
+    def __init__(
+        self, backend: Backend, *, batch_size: int = 8, cache: SceneCache | None = None
+    ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size must be an integer of at least 1, found {batch_size!r}")
         self.backend = backend
         self.batch_size = batch_size
-        self._queries = QueryVectors(backend)
+        self.cache = cache
+        self._encoder = QueryEncoder(backend, self._embed_examples)
 
     @classmethod
     def from_pretrained(
@@ -77,6 +103,7 @@ class Predictor:
         precision: Literal["float32", "bfloat16", "float16"] = "float32",
         convention: Literal["scenic", "hf"] | None = None,
         batch_size: int = 8,
+        cache: SceneCache | None = None,
     ) -> "Predictor":
         """Loads a model and everything it needs to answer.
 
@@ -88,6 +115,8 @@ class Predictor:
             convention: Compute as the original (``scenic``) or as transformers (``hf``) does; None
                 keeps what the checkpoint says.
             batch_size: How many images of a list are encoded at a time.
+            cache: Where encoded images are kept and looked for, see
+                :class:`owlkit.scene_cache.SceneCache`; None keeps none.
 
         Raises:
             CheckpointError: If the model is missing or damaged.
@@ -104,7 +133,7 @@ class Predictor:
         backend: Backend = backend_class.from_pretrained(
             folder_or_id, device=device, precision=precision, convention=convention
         )
-        return cls(backend, batch_size=batch_size)
+        return cls(backend, batch_size=batch_size, cache=cache)
 
     @overload
     def encode(self, images: ImageSource) -> Scene: ...
@@ -135,17 +164,101 @@ class Predictor:
         return [scene for batch in batches for scene in self._encode_batch(batch)]
 
     def _encode_batch(self, images: Sequence[ImageSource]) -> list[Scene]:
-        prepared = [self.backend.preprocessing(load_image(image)) for image in images]
-        features = self.backend.encode_images(np.stack([pixels for pixels, _ in prepared]))
+        loaded = [load_image(image) for image in images]
+        preprocessing = self.backend.preprocessing
         return [
-            Scene(
-                boxes=transform.invert(self.backend.boxes(one), clip=False),
-                transform=transform,
-                features=one,
-                source=image,
+            self._scene(
+                features, image, preprocessing.transform((pixels.shape[0], pixels.shape[1]))
             )
-            for image, one, (_, transform) in zip(images, features, prepared, strict=True)
+            for features, image, pixels in zip(self._features(loaded), images, loaded, strict=True)
         ]
+
+    def _features(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
+        """Features of decoded images, from the cache where they are there."""
+        cache = self.cache
+        if cache is None:
+            return self._run_tower(images)
+        keys = [scene_key(image, self.backend.identity) for image in images]
+        kept = {key: cache.get(key) for key in keys}
+        known = {key: arrays for key, arrays in kept.items() if arrays is not None}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        for key, features in zip(new, self._run_tower([*new.values()]), strict=True):
+            known[key] = self.backend.to_arrays(features)
+            cache.put(key, known[key])
+        return [self.backend.from_arrays(known[key]) for key in keys]
+
+    def _run_tower(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
+        if not images:
+            return []
+        pixels = [self.backend.preprocessing(image)[0] for image in images]
+        return self.backend.encode_images(np.stack(pixels))
+
+    def _scene(self, features: Any, source: ImageSource, transform: ImageTransform) -> Scene:
+        boxes = transform.invert(self.backend.boxes(features), clip=False)
+        return Scene(boxes=boxes, transform=transform, features=features, source=source)
+
+    def patches(self, scene: Scene) -> PatchArrays:
+        """All that is known of the patches of an encoded image, as numpy arrays."""
+        return self.backend.to_arrays(scene.features)
+
+    def embed(self, queries: QuerySet) -> QuerySet:
+        """Encodes those texts and examples of a query set that this model has not encoded yet.
+
+        ``detect`` does the same when it has to; do it before :meth:`QuerySet.save`, so that the
+        file answers without any text or image pass.
+
+        Args:
+            queries: Keeps the embeddings.
+
+        Returns:
+            The same query set.
+
+        Raises:
+            QueryError: If an image of an example is not there.
+        """
+        self._encoder.of_queries(queries)
+        return queries
+
+    def chosen(self, queries: QuerySet, name: str) -> list[EmbeddedExample]:
+        """What the model takes for the object of each example of a class.
+
+        Args:
+            queries: The query set; encoded if need be.
+            name: Of the class.
+
+        Returns:
+            For its examples, then for its negative ones: the patch, its box in pixels of the
+            example's image, how well that agrees with the box that was asked for, and its vector.
+
+        Raises:
+            QueryError: If there is no such class, or an image is not there.
+        """
+        self.embed(queries)
+        return queries.chosen(self.backend.identity, name)
+
+    def _embed_examples(
+        self, example: Example, keys: Sequence[ExampleKey]
+    ) -> list[EmbeddedExample]:
+        """What stands for boxes on the image of an example."""
+        scene = self.encode(example.pixels())
+        arrays, transform = self.patches(scene), scene.transform
+        height, width = example.size
+        extent = transform.apply([[0, 0, width, height]])[0]
+        found = []
+        for key in keys:
+            box = None if key.box is None else transform.apply([key.box])[0]
+            choice = choose_patch(arrays, box, rule=key.choice, extent=extent)
+            x0, y0, x1, y1 = transform.invert(arrays.boxes[choice.patch, None])[0].tolist()
+            found.append(
+                EmbeddedExample(
+                    vector=directions(arrays.class_embeds[choice.patch]),
+                    patch=choice.patch,
+                    box=(x0, y0, x1, y1),
+                    iou=choice.iou,
+                    objectness=_probability(choice.objectness),
+                )
+            )
+        return found
 
     @overload
     def detect(
@@ -153,10 +266,11 @@ class Predictor:
         images: ImageSource | Scene,
         queries: Queries,
         *,
-        threshold: Threshold = ...,
+        threshold: Threshold | None = ...,
         nms_iou: float | None = ...,
         templates: str | Sequence[str] | None = ...,
         ensemble: Ensemble | None = ...,
+        tiles: Tiling | None = ...,
         **options: Unpack[SelectionOptions],
     ) -> Detections: ...
 
@@ -166,10 +280,11 @@ class Predictor:
         images: list[ImageSource | Scene] | tuple[ImageSource | Scene, ...],
         queries: Queries,
         *,
-        threshold: Threshold = ...,
+        threshold: Threshold | None = ...,
         nms_iou: float | None = ...,
         templates: str | Sequence[str] | None = ...,
         ensemble: Ensemble | None = ...,
+        tiles: Tiling | None = ...,
         **options: Unpack[SelectionOptions],
     ) -> list[Detections]: ...
 
@@ -178,10 +293,11 @@ class Predictor:
         images: ImageSource | Scene | list[ImageSource | Scene] | tuple[ImageSource | Scene, ...],
         queries: Queries,
         *,
-        threshold: Threshold = 0.1,
+        threshold: Threshold | None = None,
         nms_iou: float | None = None,
         templates: str | Sequence[str] | None = None,
         ensemble: Ensemble | None = None,
+        tiles: Tiling | None = None,
         **options: Unpack[SelectionOptions],
     ) -> Detections | list[Detections]:
         """Finds the queries in images.
@@ -190,64 +306,161 @@ class Predictor:
             images: An image (path, URL, PIL, uint8 array [h, w, 3]) or an encoded scene, or a list
                 of them. Scenes cost no image pass, and texts seen before no text pass.
             queries: Strings, one per class, or a :class:`QuerySet`.
-            threshold: Scores must be above this, in [0, 1]; one number or one per query. A score
-                is the probability of one query on one box, never renormalised.
+            threshold: Scores must be above this, in [0, 1]; one number or one per query. None
+                takes each class's own, or the model's, or :data:`DEFAULT_THRESHOLD`. A score is
+                the probability of one query on one box, never renormalised.
             nms_iou: Of two boxes of one query that overlap by more than this IoU only the better
                 stays; None keeps all, as transformers does.
             templates: Prompt templates for strings; see :meth:`QuerySet.from_text`.
             ensemble: How the templates' answers are combined: mean of ``logits`` (None) or of
                 ``embeddings``.
+            tiles: Look at large images tile by tile, so that small things are seen at full
+                resolution; see :class:`owlkit.tiling.Tiling`. None looks at each image as a whole.
             **options: ``top_k``, ``class_agnostic``, ``soft_nms`` (``"linear"``, ``"gaussian"``),
-                ``one_label_per_box``; see :class:`owlkit.postprocess.Selection`.
+                ``box_fusion``, ``one_label_per_box``; see :class:`owlkit.postprocess.Selection`.
 
         Returns:
-            Detections by descending score, or a list of them for a list.
+            Detections by descending score, or a list of them for a list. Classes that have a
+            parent are looked for inside the boxes of that class, in a closer look at each.
 
         Raises:
             ImageError: If an image cannot be read.
             QueryError: If a query or an option cannot be used.
         """
-        query_set = _as_query_set(queries, templates, ensemble)
-        selection = Selection(threshold=threshold, nms_iou=nms_iou, **options)
-        vectors = self._queries.vectors(query_set)
+        question = self._question(queries, threshold, templates, ensemble)
+        question = replace(
+            question, selection=replace(question.selection, nms_iou=nms_iou, **options)
+        )
         if not isinstance(images, list | tuple):
-            scene = images if isinstance(images, Scene) else self.encode(images)
-            return self._answer(scene, query_set, vectors, selection)
+            return self._ask([images], question, tiles)[0]
         results: list[Detections] = []
         for start in range(0, len(images), self.batch_size):
             # Batch by batch, so that the features of a long list never exist all at once.
-            scenes = self._to_scenes(images[start : start + self.batch_size])
-            results += [self._answer(scene, query_set, vectors, selection) for scene in scenes]
+            results += self._ask(images[start : start + self.batch_size], question, tiles)
         return results
 
-    def _to_scenes(self, items: Sequence[ImageSource | Scene]) -> list[Scene]:
-        new = iter(self.encode([item for item in items if not isinstance(item, Scene)]))
-        return [item if isinstance(item, Scene) else next(new) for item in items]
-
-    def _answer(
+    def _question(
         self,
-        scene: Scene,
-        queries: QuerySet,
-        vectors: NDArray[np.float32],
-        selection: Selection,
+        queries: Queries,
+        threshold: Threshold | None,
+        templates: str | Sequence[str] | None,
+        ensemble: Ensemble | None,
+    ) -> _Question:
+        if isinstance(queries, QuerySet):
+            if templates is not None or ensemble is not None:
+                raise QueryError(
+                    "templates and ensemble belong to strings; a QuerySet already has its prompts"
+                )
+            vectors = self._encoder.of_queries(queries)
+        else:
+            queries, vectors = self._encoder.of_words(queries, templates, ensemble or "logits")
+        default = self.backend.threshold
+        if threshold is None:
+            fallback = DEFAULT_THRESHOLD if default is None else default
+            threshold = [
+                fallback if one.threshold is None else one.threshold for one in queries.classes
+            ]
+        own = self.backend.calibration
+        calibrations = tuple(one.calibration or own for one in queries.classes)
+        return _Question(
+            queries=queries,
+            vectors=vectors,
+            selection=Selection(threshold=threshold),
+            calibrations=calibrations if any(calibrations) else None,
+        )
+
+    def _ask(
+        self, items: Sequence[ImageSource | Scene], question: _Question, tiles: Tiling | None
+    ) -> list[Detections]:
+        """Detections in each of a few images."""
+        roots = root_names(question.queries)
+        if len(roots) == len(question.queries):
+            return self._look(items, question, tiles)
+        found = self._look(items, self._part(question, roots), tiles)
+        return [
+            self._with_parts(item, detections, question)
+            for item, detections in zip(items, found, strict=True)
+        ]
+
+    def _look(
+        self, items: Sequence[ImageSource | Scene], question: _Question, tiles: Tiling | None
+    ) -> list[Detections]:
+        """Detections of all classes of a question, wherever in the images."""
+        if tiles is not None:
+            return [self._look_at_tiles(item, question, tiles) for item in items]
+        new = iter(self.encode([item for item in items if not isinstance(item, Scene)]))
+        # One by one, because the logits of many classes take more room than the features.
+        return [
+            self._answer(item if isinstance(item, Scene) else next(new), question) for item in items
+        ]
+
+    def _look_at_tiles(
+        self, item: ImageSource | Scene, question: _Question, tiles: Tiling
     ) -> Detections:
-        return postprocess(
-            self.backend.score(scene.features, vectors),
-            scene.boxes,
-            names=queries.names,
-            image_size=scene.transform.image_size,
+        if isinstance(item, Scene):
+            raise QueryError("tiles: expected images to cut, found an encoded scene")
+        found = detect_tiles(
+            lambda crops, selection: self._look(
+                crops, replace(question, selection=selection), None
+            ),
+            load_image(item),
+            tiles,
+            self.backend.preprocessing.size,
+            batch_size=self.batch_size,
+            selection=question.selection,
+        )
+        return replace(found, source=item)
+
+    def _with_parts(
+        self, item: ImageSource | Scene, found: Detections, question: _Question
+    ) -> Detections:
+        def look(crops: list[NDArray[np.uint8]], parts: QuerySet) -> list[Detections]:
+            part = self._part(question, parts.names)
+            return [
+                one
+                for start in range(0, len(crops), self.batch_size)
+                for one in self._look(crops[start : start + self.batch_size], part, None)
+            ]
+
+        image = load_image(item.source if isinstance(item, Scene) else item)
+        whole = detect_parts(look, image, found, question.queries)
+        return whole[: question.selection.top_k]
+
+    def _part(self, question: _Question, names: Sequence[str]) -> _Question:
+        """The same question about some of the classes."""
+        queries = question.queries.subset(names)
+        rows = [question.queries.names.index(name) for name in names]
+        selection, calibrations = question.selection, question.calibrations
+        if isinstance(selection.threshold, tuple):
+            _check_count(selection.threshold, question.queries)
+            limits = [selection.threshold[row] for row in rows]
+            selection = replace(selection, threshold=limits)
+        return _Question(
+            queries=queries,
+            vectors=question.vectors.of_classes(rows),
             selection=selection,
+            calibrations=calibrations and tuple(calibrations[row] for row in rows),
+        )
+
+    def _answer(self, scene: Scene, question: _Question) -> Detections:
+        backend, features = self.backend, scene.features
+        return postprocess(
+            question.vectors.logits(lambda vectors: backend.score(features, vectors)),
+            scene.boxes,
+            names=question.queries.names,
+            image_size=scene.transform.image_size,
+            selection=question.selection,
+            calibrations=question.calibrations,
             source=scene.source,
         )
 
 
-def _as_query_set(
-    queries: Queries, templates: str | Sequence[str] | None, ensemble: Ensemble | None
-) -> QuerySet:
-    if not isinstance(queries, QuerySet):
-        return QuerySet.from_text(queries, templates=templates, ensemble=ensemble or "logits")
-    if templates is not None or ensemble is not None:
+def _probability(logit: float | None) -> float | None:
+    return None if logit is None else float(1 / (1 + np.exp(-np.float64(logit))))
+
+
+def _check_count(thresholds: tuple[float, ...], queries: QuerySet) -> None:
+    if len(thresholds) != len(queries):
         raise QueryError(
-            "templates and ensemble belong to strings; a QuerySet already has its prompts"
+            f"expected {len(queries)} thresholds, one per query, found {len(thresholds)}"
         )
-    return queries

@@ -58,7 +58,7 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> Indices:
         BoxError: On a wrong shape, different lengths, a non-finite value or a threshold outside
             [0, 1].
     """
-    boxes, scores = _checked_scored_boxes(boxes, scores)
+    boxes, scores = checked_scored_boxes(boxes, scores)
     check_iou_threshold(iou_threshold)
     return _greedy(boxes, by_descending_score(scores), iou_threshold)
 
@@ -81,11 +81,11 @@ def batched_nms(
     Raises:
         BoxError: As :func:`nms`, and if ``classes`` is not [N] integers.
     """
-    boxes, scores = _checked_scored_boxes(boxes, scores)
+    boxes, scores = checked_scored_boxes(boxes, scores)
     check_iou_threshold(iou_threshold)
     keep = np.zeros(len(boxes), dtype=bool)
     order = by_descending_score(scores)
-    for members in _members_of_classes(classes, order):
+    for members in members_of_classes(classes, order):
         keep[_greedy(boxes, members, iou_threshold) if len(members) > 1 else members] = True
     return order[keep[order]]
 
@@ -126,10 +126,10 @@ def soft_nms(
         BoxError: On a wrong shape, different lengths, a non-finite value, an unknown method or a
             setting out of its range.
     """
-    boxes, decayed = _checked_scored_boxes(boxes, scores)
+    boxes, decayed = checked_scored_boxes(boxes, scores)
     check_decay(method, iou_threshold, sigma, score_threshold)
     everything = np.arange(len(boxes))
-    groups = [everything] if classes is None else _members_of_classes(classes, everything)
+    groups = [everything] if classes is None else members_of_classes(classes, everything)
     decay = partial(_decay, method=method, iou_threshold=iou_threshold, sigma=sigma)
     for members in groups:
         decayed[members] = _soft_pick(boxes[members], decayed[members], decay, score_threshold)
@@ -211,7 +211,7 @@ def _area(boxes: Floats) -> Floats:
     return np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
 
 
-def _members_of_classes(classes: ArrayLike, order: Indices) -> list[Indices]:
+def members_of_classes(classes: ArrayLike, order: Indices) -> list[Indices]:
     """Splits ``order`` into the indices of each class, keeping their order."""
     classes = np.asarray(classes)
     if classes.shape != order.shape:
@@ -230,7 +230,7 @@ def _checked_boxes(name: str, boxes: ArrayLike) -> Floats:
     return checked
 
 
-def _checked_scored_boxes(boxes: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+def checked_scored_boxes(boxes: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """Both as float64; the scores as a copy that may be written to."""
     checked, values = _checked_boxes("boxes", boxes), np.array(scores, dtype=np.float64)
     if values.shape != (len(checked),):

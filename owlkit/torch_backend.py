@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from owlkit.backend import PatchArrays
+from owlkit.calibration import Calibration
 from owlkit.errors import ConfigError
 from owlkit.geometry import Preprocessing
 from owlkit.models.convention import ConventionName
 from owlkit.models.detector import OwlDetector
 from owlkit.models.heads import score_queries, unit_embeddings
-from owlkit.ops import cxcywh_to_xyxy
+from owlkit.models.identity import detector_identity
+from owlkit.ops import cxcywh_to_xyxy, xyxy_to_cxcywh
 from owlkit.structures import ImageFeatures
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -45,8 +48,10 @@ class TorchBackend:
             known = ", ".join(get_args(Precision))
             raise ConfigError(f"precision must be one of {known}; found {precision!r}")
         self.device = find_device(device)
-        self.detector = detector.to(self.device).eval()
         dtype = getattr(torch, precision)
+        # Before the weights are rounded: half precision answers to the same query sets.
+        self._identity = None if dtype == torch.float32 else detector_identity(detector)
+        self.detector = detector.to(self.device).eval()
         self.detector.vision.to(dtype)
         self.detector.vision.suit_attention(self.device, dtype)
 
@@ -67,6 +72,23 @@ class TorchBackend:
     def preprocessing(self) -> Preprocessing:
         """How images become this model's input."""
         return self.detector.preprocessing
+
+    @property
+    def identity(self) -> str:
+        """A hash of weights, preprocessing and convention, made when first asked for."""
+        if self._identity is None:
+            self._identity = detector_identity(self.detector)
+        return self._identity
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What turns logits into probabilities; None for the plain sigmoid."""
+        return self.detector.calibration
+
+    @property
+    def threshold(self) -> float | None:
+        """Where scores are best cut, in [0, 1]; None if nobody measured it."""
+        return self.detector.threshold
 
     @torch.inference_mode()
     def encode_images(self, pixel_values: NDArray[np.float32]) -> list[ImageFeatures]:
@@ -103,6 +125,36 @@ class TorchBackend:
         )
         result: NDArray[np.float32] = logits[0].float().cpu().numpy()
         return result
+
+    def to_arrays(self, features: ImageFeatures) -> PatchArrays:
+        """One image's features as numpy arrays; on the CPU they share memory."""
+        objectness = features.objectness
+        return PatchArrays(
+            class_embeds=_array(features.class_embeds[0]),
+            boxes=self.boxes(features),
+            logit_shift=_array(features.logit_shift[0, :, 0]),
+            logit_scale=_array(features.logit_scale[0, :, 0]),
+            objectness=None if objectness is None else _array(objectness[0]),
+        )
+
+    def from_arrays(self, arrays: PatchArrays) -> ImageFeatures:
+        """Undoes :meth:`to_arrays`."""
+        objectness = arrays.objectness
+        return ImageFeatures(
+            class_embeds=self._tensor(arrays.class_embeds)[None],
+            boxes=xyxy_to_cxcywh(self._tensor(arrays.boxes))[None],
+            logit_shift=self._tensor(arrays.logit_shift)[None, :, None],
+            logit_scale=self._tensor(arrays.logit_scale)[None, :, None],
+            objectness=None if objectness is None else self._tensor(objectness)[None],
+        )
+
+    def _tensor(self, array: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
 
 
 def find_device(name: str | None) -> torch.device:

@@ -64,6 +64,13 @@ def test_types_and_copies():
         ({"scores": [0.5, 1.01, 0.5]}, r"scores in \[0, 1\], found 1.01 at row 1"),
         ({"scores": [0.5, 0.5, np.nan]}, r"scores in \[0, 1\], found nan at row 2"),
         ({"scores": [-0.1, 0.5, 0.5]}, "found -0.1"),
+        ({"track_ids": [1, 2]}, r"track_ids of shape \[3\], one per box, found \[2\]"),
+        ({"track_ids": [0.5, 1, 2]}, "track_ids to be integers, found float64"),
+        ({"track_ids": [1, -2, 3]}, "track_ids of at least -1, found -2 at row 1"),
+        ({"parents": [[-1, 0, 0]]}, r"parents of shape \[3\], one per box, found \[1, 3\]"),
+        ({"parents": [-1, 3, 0]}, "parents that are other rows, or -1, found 3 at row 1"),
+        ({"parents": [-1, -2, 0]}, "found -2 at row 1"),
+        ({"parents": [-1, 0, 2]}, "found 2 at row 2"),
         ({"image_size": (40,)}, r"image_size \(height, width\) in pixels, found \(40,\)"),
         ({"image_size": (40, 0)}, "image_size"),
         ({"image_size": 5}, "found 5"),
@@ -93,12 +100,45 @@ def test_equality_looks_at_everything_but_the_source():
         {"labels": [1, 0, 2]},
         {"names": ["dog", "cat", "fox"]},
         {"image_size": None},
+        {"track_ids": [1, 2, 3]},
+        {"parents": [-1, -1, -1]},
     ):
         assert make() != make(**changes)
     assert make() != make()[:2]
     assert make() != "detections"
     with pytest.raises(TypeError):
         hash(make())
+
+
+def test_tracks_and_parents_are_kept_and_compared():
+    found = make(track_ids=np.array([7, -1, 3], np.int32), parents=[-1, 0, 0])
+    assert found.track_ids.dtype == found.parents.dtype == np.int64
+    assert found == make(track_ids=[7, -1, 3], parents=[-1, 0, 0]) == found.without_source()
+    assert found != make(track_ids=[7, -1, 4], parents=[-1, 0, 0])
+    assert found != make(track_ids=[7, -1, 3], parents=[-1, 0, 1])
+    assert found.to_list() == make().to_list()
+    assert found.to_coco(1) == make().to_coco(1)
+    assert make(track_ids=[7, -1, 3]).to_supervision().tracker_id.tolist() == [7, -1, 3]
+    assert make().to_supervision().tracker_id is None
+    none = Detections([], [], [], [], track_ids=[], parents=[])
+    assert len(none[[]].track_ids) == len(none.parents) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "parents", "tracks"),
+    [
+        (slice(None, None, -1), [2, 2, -1], [3, -1, 7]),
+        ([1, 2], [-1, -1], [-1, 3]),  # the parent is gone
+        ([2, 0, 2, 0], [1, -1, 1, -1], [3, 7, 3, 7]),  # the first copy is the parent
+        ([True, False, True], [-1, 0], [7, 3]),
+        (-1, [-1], [3]),
+        ([], [], []),
+    ],
+)
+def test_chosen_parts_find_their_parent(key, parents, tracks):
+    chosen = make(track_ids=[7, -1, 3], parents=[-1, 0, 0])[key]
+    assert chosen.parents.tolist() == parents
+    assert chosen.track_ids.tolist() == tracks
 
 
 @pytest.mark.parametrize(

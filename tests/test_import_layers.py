@@ -20,7 +20,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors detections geometry resample images postprocess suppression visualize heatmaps"
-        " prompts queries query_vectors structures ops backend runtime",
+        " prompts queries structures ops backend runtime patch_choice calibration box_fusion tiling"
+        " nested supervision_slicer video tracking labels annotation contact_sheet patch_index"
+        " scene_cache whole_file",
         "config encoders",
         "models losses data",
         "engine evaluation export",

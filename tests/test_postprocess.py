@@ -1,5 +1,8 @@
 """Selection, NMS and clipping in numpy: golden fixtures, torch twins and slow references."""
 
+import tracemalloc
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from owlkit import ops, postprocess
+from owlkit.calibration import Calibration
 from owlkit.errors import BoxError, DetectionsError, QueryError
 from owlkit.postprocess import Selection, select_pairs
 
 THRESHOLDS = ["0.0", "0.3", "0.5", "0.7", "1.0"]
 
 
-def detect(logits, boxes, *, names=None, image_size=(100, 100), source=None, **options):
+def detect(
+    logits,
+    boxes,
+    *,
+    names=None,
+    image_size=(100, 100),
+    source=None,
+    calibrations=None,
+    **options,
+):
     logits = np.asarray(logits, dtype=np.float32)
     return postprocess.postprocess(
         logits,
@@ -21,6 +34,7 @@ def detect(logits, boxes, *, names=None, image_size=(100, 100), source=None, **o
         names=[f"query {index}" for index in range(logits.shape[1])] if names is None else names,
         image_size=image_size,
         selection=Selection(**options),
+        calibrations=calibrations,
         source=source,
     )
 
@@ -318,6 +332,114 @@ def test_select_pairs_names_bad_input():
             select_pairs(np.zeros((3, 2)), threshold=0.1, top_k=top_k)
 
 
+@st.composite
+def calibrations(draw) -> Calibration | None:
+    """Maps with exact answers at multiples of 1/4, flat parts among them, or plain ones."""
+    kind = draw(st.sampled_from(["none", "linear", "isotonic"]))
+    if kind == "none":
+        return None
+    if kind == "linear":
+        return Calibration.linear(
+            draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.sampled_from([-1.0, 0.0, 0.5]))
+        )
+    widths = draw(st.lists(st.sampled_from([1, 2, 4]), max_size=5))
+    steps = draw(st.lists(st.sampled_from([0, 0, 1, 2, 3]), min_size=1 + len(widths), max_size=6))
+    return Calibration.isotonic(np.cumsum([-4, *widths]), np.cumsum(steps)[: 1 + len(widths)] / 18)
+
+
+def slow_score(calibration, value) -> np.float32:
+    if calibration is None or not calibration.knots:
+        one = calibration or Calibration()
+        with np.errstate(over="ignore"):
+            return np.float32(1 / (1 + np.exp(-(np.float64(value) * one.scale + one.bias))))
+    return np.float32(np.interp(np.float64(value), *zip(*calibration.knots, strict=True)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    patch_count=st.integers(0, 12),
+    maps=st.lists(calibrations(), max_size=5) | calibrations().map(lambda one: [one] * 4),
+    threshold=st.sampled_from([0.0, 0.1, 2 / 9, 0.5, 1.0]),
+    top_k=st.none() | st.integers(1, 12),
+    one_label=st.booleans(),
+    per_query=st.booleans(),
+    block=st.sampled_from([1, 11, 2**17]),
+)
+def test_calibrated_pairs_equal_a_loop(
+    seed, patch_count, maps, threshold, top_k, one_label, per_query, block
+):
+    rng = np.random.default_rng(seed)
+    logits = (rng.integers(-24, 24, (patch_count, len(maps))) / 4).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.15] = rng.choice([-1e6, -3e38, -1000, 90])
+    visible = rng.random(patch_count) < 0.9
+    limits = np.full(len(maps), threshold, dtype=np.float32)
+    if per_query:
+        limits = rng.choice([0.0, threshold, 0.5, 1.0], len(maps)).astype(np.float32)
+    # As documented, equal scores go by their logits only if there are calibrations.
+    by_logit = any(one is not None for one in maps)
+    pairs = []
+    for patch in np.flatnonzero(visible):
+        found = [
+            (-slow_score(one, logits[patch, query]), -logits[patch, query], int(patch), query)
+            for query, one in enumerate(maps)
+            if logits[patch, query] > -1e6
+        ]
+        if one_label:
+            found = sorted(found)[:1]
+        pairs += [pair for pair in found if -pair[0] > limits[pair[3]] or limits[pair[3]] == 0]
+    pairs = sorted(pairs, key=lambda pair: pair if by_logit else (pair[0], *pair[2:]))[:top_k]
+    with mock.patch.object(postprocess, "_BLOCK", block):
+        scores, patches, queries = select_pairs(
+            logits,
+            threshold=limits if per_query else threshold,
+            top_k=top_k,
+            one_label_per_box=one_label,
+            calibrations=maps,
+            visible=visible,
+        )
+    assert list(zip(patches, queries, strict=True)) == [pair[2:] for pair in pairs]
+    np.testing.assert_allclose(scores, [-pair[0] for pair in pairs], rtol=1e-7)
+
+
+def test_thousands_of_pairs_in_blocks_equal_one_sort():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(-2, 3, (700, 130)).astype(np.float32)
+    scores = sigmoid(logits).ravel()
+    order = np.argsort(-scores, kind="stable")
+    for threshold, top_k in ((0.0, 300), (0.4, None), (0.4, 90_000), (0.999, 300)):
+        wanted = order[: (scores > threshold).sum()][:top_k]
+        with mock.patch.object(postprocess, "_BLOCK", 1000):
+            found = select_pairs(logits, threshold=threshold, top_k=top_k)
+        np.testing.assert_array_equal(found[1] * 130 + found[2], wanted)
+        np.testing.assert_array_equal(found[0], scores[wanted])
+
+
+def test_selection_copies_no_logits():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-9, 1.5, (900, 1203)).astype(np.float32)
+    before = logits.copy()
+    boxes = np.tile(np.array([[0, 0, 10, 10]], dtype=np.float32), (900, 1))
+    boxes[::7] -= 50
+    shared = [Calibration.linear(0.9)] * 1203
+    different = [Calibration.linear(0.9 - query / 1e4) for query in range(1203)]
+    for maps in (None, shared, different):
+        for options in ({}, {"one_label_per_box": True}, {"threshold": [0.1] * 1203}):
+            tracemalloc.start()
+            detect(logits, boxes, calibrations=maps, nms_iou=0.5, **options)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak < logits.nbytes / 2
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_select_pairs_refuses_what_does_not_fit():
+    with pytest.raises(QueryError, match="expected 2 calibrations, one per query, found 1"):
+        select_pairs(np.zeros((3, 2)), threshold=0.1, calibrations=[None])
+    with pytest.raises(DetectionsError, match="expected visible as 3 booleans"):
+        select_pairs(np.zeros((3, 2)), threshold=0.1, visible=np.ones(2, dtype=bool))
+
+
 # The composition
 
 STACK = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8], [50, 50, 60, 60]]
@@ -375,6 +497,59 @@ def test_soft_nms_applies_the_threshold_of_each_query():
     assert found.scores[1] == pytest.approx(0.4), "query 0 lowers query 1 too"
 
 
+def test_thresholds_and_ranks_are_of_calibrated_scores():
+    # Query 1 is overconfident: its logits say more than query 0's, its probabilities less.
+    maps = [None, Calibration.linear(1, -2)]
+    logits = logit([[0.6, 0.8], [0.3, 0.9]])
+    found = detect(logits, STACK[:2], calibrations=maps, threshold=0.35)
+    np.testing.assert_allclose(found.scores, [0.6, sigmoid(np.log(9) - 2), sigmoid(np.log(4) - 2)])
+    assert found.labels.tolist() == [0, 1, 1]
+    found = detect(logits, STACK[:2], calibrations=maps, nms_iou=0.5, class_agnostic=True)
+    assert (found.labels.tolist(), found.boxes[:, 3].tolist()) == ([0], [10])
+    found = detect(logits, STACK[:2], calibrations=maps, one_label_per_box=True)
+    assert found.labels.tolist() == [0, 1]
+    found = detect(logits, STACK[:2], calibrations=maps, soft_nms="linear", threshold=0.033)
+    # By IoU 0.9: query 1 keeps a tenth of 0.35, query 0 of 0.3.
+    np.testing.assert_allclose(found.scores[2:], [sigmoid(np.log(4) - 2) / 10], rtol=1e-5)
+
+
+def test_boxes_of_one_calibrated_score_compete_by_their_logits():
+    flat = Calibration.isotonic([-1.0, 0.0], [0.2, 0.7])
+    found = detect([[1.0], [3.0], [2.0], [0.0]], STACK, calibrations=[flat], nms_iou=0.5)
+    assert found.boxes[:, 3].tolist() == [9, 60]
+    np.testing.assert_allclose(found.scores, [0.7, 0.7], rtol=1e-6)
+    assert detect([[1.0], [3.0]], STACK[:2], calibrations=[flat], top_k=1).boxes[0, 3] == 9
+
+
+def test_calibration_lets_no_masked_query_through():
+    flat = Calibration.isotonic([0.0], [0.5])
+    logits = np.array([[-1e6, 1.0], [-np.inf, -9.0]])
+    for options in ({}, {"one_label_per_box": True}):
+        found = detect(logits, STACK[:2], calibrations=[flat, None], threshold=0.0, **options)
+        assert found.labels.tolist() == [1, 1]
+
+
+def test_box_fusion_averages_what_overlaps():
+    logits = logit([[0.9, 0.2], [0.6, 0.8], [0.3, 0.1], [0.3, 0.1]])
+    found = detect(logits, STACK, threshold=0.15, box_fusion=True)
+    # Query 0: the first three, query 1: the first two, and the last alone.
+    np.testing.assert_allclose(found.scores, [0.6, 0.5, 0.3], rtol=1e-6)
+    assert found.labels.tolist() == [0, 1, 0]
+    heights = [(10 * 0.9 + 9 * 0.6 + 8 * 0.3) / 1.8, (10 * 0.2 + 9 * 0.8) / 1.0, 60]
+    np.testing.assert_allclose(found.boxes[:, 3], heights, rtol=1e-6)
+    assert len(detect(logits, STACK, threshold=0.15, box_fusion=True, nms_iou=0.95)) == 6
+    assert len(detect(logits, STACK, threshold=0.15, box_fusion=True, top_k=2)) == 2
+
+
+def test_a_fused_box_must_pass_the_threshold_of_its_label():
+    logits = logit([[0.9, 0.1], [0.1, 0.3]])
+    options = {"box_fusion": True, "class_agnostic": True}
+    found = detect(logits, STACK[:2], threshold=[0.5, 0.2], **options)
+    np.testing.assert_allclose(found.scores, [0.6], rtol=1e-6)
+    assert found.names == ("query 0",)
+    assert len(detect(logits, STACK[:2], threshold=[0.7, 0.2], **options)) == 0
+
+
 def test_boxes_are_clipped_before_they_are_compared():
     # Outside the image these two differ (IoU 0.29); what is visible of them is the same.
     boxes = [[-100, 0, 10, 10], [-20, 0, 10, 10], [0, 20, 5, 25]]
@@ -391,7 +566,14 @@ def test_boxes_without_area_in_the_image_are_no_detections():
 
 def test_masked_queries_and_empty_inputs_give_no_detections():
     for logits in (np.full((4, 2), -1e6), np.zeros((0, 2)), np.zeros((4, 0))):
-        for options in ({}, {"nms_iou": 0.5}, {"soft_nms": "linear"}, {"one_label_per_box": True}):
+        for options in (
+            {},
+            {"nms_iou": 0.5},
+            {"soft_nms": "linear"},
+            {"box_fusion": True},
+            {"one_label_per_box": True},
+            {"calibrations": [Calibration.linear(2)] * logits.shape[1]},
+        ):
             found = detect(logits, np.zeros((len(logits), 4)), threshold=0.0, **options)
             assert len(found) == 0
             assert found.image_size == (100, 100)
@@ -425,6 +607,7 @@ def test_postprocess_names_what_does_not_fit():
         ({"nms_iou": "0.5"}, r"nms_iou in \[0, 1\] or None, found '0.5'"),
         ({"nms_iou": [0.5, 0.6]}, "found "),
         ({"soft_nms": "hard"}, "found 'hard'"),
+        ({"soft_nms": "linear", "box_fusion": True}, "soft_nms or box_fusion, found both"),
         ({"top_k": 0}, "top_k to be an integer of at least 1 or None, found 0"),
     ],
 )

@@ -137,7 +137,7 @@ def test_ensembles_average_logits_or_directions(
     scene = predictor.encode(image)
     names = ["cat", "dog"]
     queries = QuerySet.from_text(names, templates=templates)
-    units = np.stack([backend.encode_texts(prompts) for prompts in queries.prompts])
+    units = np.stack([backend.encode_texts(prompts) for prompts in (one.prompts for one in queries.classes)])
     each = np.stack([backend.score(scene.features, units[i]) for i in range(2)], axis=1)
     by_logits = 1 / (1 + np.exp(-each.mean(axis=-1)))[visible(scene)]  # [V, 2]
     found = predictor.detect(scene, queries, threshold=0.0)
@@ -242,7 +242,7 @@ def test_threads_share_a_predictor(predictor: Predictor, image: Image.Image) -> 
         return bool(np.allclose(found.scores[found.labels == 0], expected[word], atol=1e-6))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("owlkit.query_vectors.REMEMBERED_TEXTS", 3)
-        patch.setattr("owlkit.query_vectors.REMEMBERED_SETS", 2)
+        patch.setattr("owlkit.queries.encoder.REMEMBERED_TEXTS", 3)
+        patch.setattr("owlkit.queries.encoder.REMEMBERED_SETS", 2)
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(ask, words * 4))

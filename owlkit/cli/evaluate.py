@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from owlkit.cli.files import prepare_file, prepare_folder, write_json, written_whole
+from owlkit.cli.files import prepare_file, prepare_folder, write_json
 from owlkit.errors import ConfigError
 from owlkit.prompts import TEMPLATES
+from owlkit.whole_file import written_whole
 
 if TYPE_CHECKING:
     from owlkit.data.coco import DetectionDataset, ImageRecord

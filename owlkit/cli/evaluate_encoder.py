@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from owlkit.cli.files import prepare_file, prepare_folder, write_json, written_whole
+from owlkit.cli.files import prepare_file, prepare_folder, write_json
 from owlkit.errors import ConfigError, DatasetError, QueryError
 from owlkit.prompts import ALIASES, TEMPLATES, resolve_templates
+from owlkit.whole_file import written_whole
 
 if TYPE_CHECKING:
     from owlkit.data.captions import CaptionedImage

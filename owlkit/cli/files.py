@@ -4,13 +4,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import Any
 
 from owlkit.errors import ConfigError, ImageError
+from owlkit.whole_file import written_whole
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # File systems take 255 bytes, from which a number, a suffix and the scratch file's name go off.
@@ -131,21 +130,6 @@ def prepare_file(path: Path, *, option: str) -> None:
     if path.is_dir():
         raise ConfigError(f"{option}: expected a file to write, found the folder {path}")
     prepare_folder(path.parent, option=option)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a file beside ``path`` to write to, which then replaces it; a failure leaves nothing.
-
-    Unlike the files of `tempfile`, it gets the permissions that the user's files usually have.
-    """
-    # Processes of several machines that share a folder may have one number.
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}.part")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

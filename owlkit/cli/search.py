@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from owlkit.cli.files import find_sources, prepare_file, write_json, written_whole
+from owlkit.cli.files import find_sources, prepare_file, write_json
 from owlkit.errors import ConfigError, ImageError
 from owlkit.images import load_image
+from owlkit.whole_file import written_whole
 
 if TYPE_CHECKING:
     from owlkit.evaluation.image_index import IndexChanges

@@ -10,17 +10,17 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from owlkit.errors import ConfigError, ImageError
+from owlkit.models.weight_hash import hash_tensors
+from owlkit.whole_file import written_whole
 
 _SUFFIX = ".safetensors"
 _CHECKSUM = "checksum"
@@ -131,38 +131,9 @@ def write_tensors(
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     content = save(whole, metadata={**(notes or {}), _CHECKSUM: hash_tensors(whole)})
-    # Processes of several machines that share a folder may have one number.
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}.part")
-    try:
-        # Not by `save_file`, whose files nobody but the user may read.
+    # Not by `save_file`, whose files nobody but the user may read.
+    with written_whole(path) as scratch:
         scratch.write_bytes(content)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def hash_weights(*modules: nn.Module | None) -> str:
-    """A hash of all parameters and buffers: names, types, shapes and content.
-
-    The same weights have the same hash on every device; compiled or not.
-    """
-    state = {
-        f"{place}.{key.replace('_orig_mod.', '')}": value
-        for place, module in enumerate(modules)
-        if module is not None
-        for key, value in module.state_dict().items()
-    }
-    return hash_tensors(state)
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of tensors by name: types, shapes and content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def hash_images(images: Images) -> str:

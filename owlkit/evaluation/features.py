@@ -23,12 +23,13 @@ from owlkit.encoders.pretrained import read_colours
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError, DatasetError, ImageError, QueryError
-from owlkit.evaluation.feature_cache import FeatureCache, Images, hash_images, hash_weights
+from owlkit.evaluation.feature_cache import FeatureCache, Images, hash_images
 from owlkit.evaluation.feature_kinds import Kind, image_tower, image_vectors, vector_width
 from owlkit.evaluation.zero_shot import average_prompts
 from owlkit.geometry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from owlkit.images import load_image
 from owlkit.models.dual_encoder import DualEncoder
+from owlkit.models.weight_hash import hash_weights
 from owlkit.prompts import fill, resolve_templates
 
 # Raised when the same inputs come to give other numbers, so that old files are not found.

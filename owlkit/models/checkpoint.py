@@ -1,7 +1,8 @@
 """owlkit's model folder: ``owlkit.json``, weights, text tower, tokenizer, model card.
 
 ```
-owlkit.json         format version, kind, architecture, preprocessing
+owlkit.json         format version, kind, architecture, preprocessing; calibration and threshold of
+                    a detector that has them
 model.safetensors   all weights but the text encoder's
 text/               the text encoder, as transformers saves it
 tokenizer/          the tokenizer, as transformers saves it
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from owlkit import __version__
+from owlkit.calibration import Calibration
 from owlkit.encoders.hub import FORMAT_VERSION, MANIFEST, read_weights
 from owlkit.encoders.text import TextTower
 from owlkit.encoders.tokenizer import Tokenizer
@@ -65,11 +67,23 @@ def save_folder(folder: str | Path, *, kind: str, model: Savable) -> None:
             "kind": kind,
             "architecture": model.architecture,
             "preprocessing": model.preprocessing.to_dict(),
+            **_measured(model),
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         save_file(own_weights(model), new / "model.safetensors", metadata={"format": "pt"})
         _save_text(model, new)
         (new / "README.md").write_text(_model_card(kind, manifest), encoding="utf-8")
+
+
+def _measured(model: Any) -> dict[str, Any]:
+    """What a detector knows of its scores."""
+    calibration: Calibration | None = getattr(model, "calibration", None)
+    threshold: float | None = getattr(model, "threshold", None)
+    found = {
+        "calibration": None if calibration is None else calibration.to_dict(),
+        "threshold": threshold,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _save_text(model: Any, folder: Path) -> None:

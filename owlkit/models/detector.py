@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from owlkit.calibration import Calibration
 from owlkit.encoders.text import TextTower
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.encoders.vision import VisionTower
@@ -49,6 +50,9 @@ class OwlDetector(nn.Module):
         image_projection: Projection of the contrastive model that the detector came from, or None.
             Detection does not use it; it is kept so that a checkpoint can go back unchanged.
         logit_scale: Logarithm of that model's temperature factor, likewise unused.
+        calibration: What turns logits into probabilities, as measured on labelled images; None for
+            the plain sigmoid. :meth:`score` does not use it, predictors do.
+        threshold: Where such probabilities are best cut, in [0, 1]; None if nobody measured it.
 
     Raises:
         ConfigError: If the class token cannot be merged because its width differs.
@@ -87,6 +91,8 @@ class OwlDetector(nn.Module):
         self.objectness_head = PatchMLP(vision.width, 1, gelu=gelu) if objectness else None
         self.image_projection: nn.Linear | None = None
         self.logit_scale = nn.Parameter(torch.tensor(2.6592), requires_grad=False)
+        self.calibration: Calibration | None = None
+        self.threshold: float | None = None
 
     def keep_projection(self, weight: Tensor, logit_scale: Tensor) -> None:
         """Carries a contrastive model's image projection [E, D] and temperature along."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from owlkit.calibration import Calibration
 from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, read_manifest, resolve_folder
 from owlkit.encoders.pretrained import load_vision_tower, read_colours
 from owlkit.encoders.skip_init import SkipRandomInit
@@ -94,7 +95,22 @@ def _load_own_detector(folder: Path, convention: ConventionName | None) -> OwlDe
     if has_projection and "image_projection.weight" in state:
         detector.keep_projection(state["image_projection.weight"], state["logit_scale"])
     load_exactly(detector, state, source=folder)
+    detector.calibration, detector.threshold = _read_measured(folder / MANIFEST, manifest)
     return detector.eval()
+
+
+def _read_measured(path: Path, manifest: dict[str, Any]) -> tuple[Calibration | None, float | None]:
+    """What a detector's manifest says of its scores."""
+    calibration, threshold = manifest.get("calibration"), manifest.get("threshold")
+    if threshold is not None and (type(threshold) not in (int, float) or not 0 <= threshold <= 1):
+        raise CheckpointError(
+            f"{path}: threshold: expected a number in [0, 1], found {threshold!r}"
+        )
+    try:
+        known = None if calibration is None else Calibration.from_dict(calibration)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: calibration: {error}") from error
+    return known, threshold
 
 
 def _published(

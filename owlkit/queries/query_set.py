@@ -1,0 +1,497 @@
+"""What a user asks an image for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from owlkit.errors import QueryError
+from owlkit.images import ImageSource
+from owlkit.patch_choice import ChoiceRule
+from owlkit.prompts import TEMPLATES, fill, resolve_templates
+from owlkit.queries.combination import Combination, directions
+from owlkit.queries.compiled import CompiledQueries
+from owlkit.queries.embeddings import EmbeddedExample, EmbeddingTable, ExampleKey
+from owlkit.queries.example import Example
+from owlkit.queries.query_class import QueryClass
+from owlkit.queries.texts import as_texts, check_text
+
+Ensemble = Literal["logits", "embeddings"]
+Source = TypeVar("Source")
+
+
+class QuerySet:
+    """An ordered list of classes, each asked for by texts, example boxes, or both.
+
+    What a model makes of texts and examples is kept with them, under the identity of that model,
+    and saved with them; another model makes its own from the same sources.
+
+    >>> queries = QuerySet.from_text(["cat", "dog"])
+    >>> queries.add_text("mug", ["a cup with a handle"])
+    >>> queries.names
+    ('cat', 'dog', 'mug')
+
+    Args:
+        classes: In the order of their labels.
+        ensemble: How several prompts of a class become one answer. ``logits`` takes the mean of
+            their logits, as OWL-ViT's evaluation does; ``embeddings`` the logit of the mean
+            direction, as CLIP's zero-shot classification does.
+        combination: How several examples, and texts and examples, become one class.
+        background: Texts that compete with all classes, for example ``[""]`` or ``["background"]``:
+            a box that fits one of them at least as well as a class is none of that class.
+        choice: How the patch that stands for an example box is chosen; None for the default, see
+            :func:`owlkit.patch_choice.choose_patch`.
+
+    Raises:
+        QueryError: If a value is none of these.
+    """
+
+    def __init__(
+        self,
+        classes: Iterable[QueryClass] = (),
+        *,
+        ensemble: Ensemble = "logits",
+        combination: Combination | None = None,
+        background: Sequence[str] = (),
+        choice: ChoiceRule | None = None,
+    ) -> None:
+        found = tuple(classes)
+        for row, one in enumerate(found):
+            if not isinstance(one, QueryClass):
+                raise QueryError(f"classes: {row}: expected a QueryClass, found {one!r}")
+        if ensemble not in get_args(Ensemble):
+            raise QueryError(f"expected ensemble 'logits' or 'embeddings', found {ensemble!r}")
+        if choice is not None and choice not in get_args(ChoiceRule):
+            raise QueryError(
+                f"choice: expected one of {get_args(ChoiceRule)} or None, found {choice!r}"
+            )
+        if combination is not None and not isinstance(combination, Combination):
+            raise QueryError(f"expected a Combination, found {combination!r}")
+        self._classes = found
+        self._check_parents()
+        self._ensemble: Ensemble = ensemble
+        self._combination = Combination() if combination is None else combination
+        self._background = as_texts(background, "background", blank=True)
+        self._choice = choice
+        self._tables: dict[str, EmbeddingTable] = {}
+        self._compiled: tuple[EmbeddingTable, CompiledQueries] | None = None
+        self._subsets: dict[tuple[str, ...], QuerySet] = {}
+
+    @classmethod
+    def from_text(
+        cls,
+        names: Sequence[str],
+        *,
+        templates: str | Sequence[str] | None = None,
+        ensemble: Ensemble = "logits",
+        background: Sequence[str] = (),
+    ) -> "QuerySet":
+        """Asks for things by their names.
+
+        Args:
+            names: One string per class, for example ``["cat", "remote control"]``.
+            templates: None for the bare name; ``"ensemble7"`` or ``"ensemble81"`` for the published
+                prompt sets, whose prompts are canonicalised (lower case, no punctuation) as the
+                models saw them in training; or your own strings with one ``{}`` each, used as
+                written.
+            ensemble: How the templates' answers are combined.
+            background: Texts that compete with all classes.
+
+        Raises:
+            QueryError: If names or templates are not lists of strings, or there are none.
+        """
+        texts = as_texts(names, "names")
+        if not texts:
+            raise QueryError("expected at least one query, found none")
+        return cls(
+            (QueryClass(name, prompts=_prompts(name, templates)) for name in texts),
+            ensemble=ensemble,
+            background=background,
+        )
+
+    @property
+    def classes(self) -> tuple[QueryClass, ...]:
+        """The classes in the order of their labels."""
+        return self._classes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What detections are called, one per class."""
+        return tuple(one.name for one in self._classes)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """How several prompts of a class become one answer."""
+        return self._ensemble
+
+    @property
+    def combination(self) -> Combination:
+        """How several examples, and texts and examples, become one class."""
+        return self._combination
+
+    @property
+    def background(self) -> tuple[str, ...]:
+        """Texts that compete with all classes."""
+        return self._background
+
+    @property
+    def choice(self) -> ChoiceRule | None:
+        """How the patch that stands for an example box is chosen."""
+        return self._choice
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QuerySet):
+            return NotImplemented
+        return self._sources == other._sources and self._tables == other._tables
+
+    # It can change.
+    __hash__ = None  # type: ignore[assignment]  # as Python itself would set it
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.names[:5]))
+        more = f", ... {len(self) - 5} more" if len(self) > 5 else ""
+        return f"QuerySet({shown}{more})"
+
+    def __getitem__(self, name: str) -> QueryClass:
+        """The class of that name, the first one if there are several.
+
+        Raises:
+            QueryError: If there is none.
+        """
+        return self._classes[self._row(name)]
+
+    def add_text(
+        self,
+        name: str,
+        texts: Sequence[str],
+        *,
+        templates: str | Sequence[str] | None = None,
+        negative: bool = False,
+    ) -> None:
+        """Adds texts to a class, which is made if it is not there.
+
+        Args:
+            name: Of the class.
+            texts: What it is also called: their answers are averaged. Negative texts say what must
+                not be taken for it; each of them competes with the class by itself.
+            templates: See :meth:`from_text`.
+            negative: Whether the texts are negative.
+
+        Raises:
+            QueryError: If the texts or templates cannot be used.
+        """
+        found = as_texts(texts, f"class {name!r}: texts")
+        groups = tuple(_prompts(text, templates) for text in found)
+        one = self._find(name)
+        if negative:
+            self._put(replace(one, negative_prompts=(*one.negative_prompts, *groups)))
+        else:
+            prompts = tuple(prompt for group in groups for prompt in group)
+            self._put(replace(one, prompts=(*one.prompts, *prompts)))
+
+    def add_example(
+        self,
+        name: str,
+        image: ImageSource,
+        boxes: ArrayLike | None = None,
+        *,
+        negative: bool = False,
+    ) -> None:
+        """Adds example boxes to a class, which is made if it is not there.
+
+        Args:
+            name: Of the class.
+            image: A path, URL, PIL image or uint8 array [h, w, 3] with the object in its
+                surroundings; a tight crop works less well, because models are trained on whole
+                photographs.
+            boxes: xyxy in pixels of the image [N, 4] or one box [4]; None for the image's most
+                prominent object.
+            negative: Whether they show what must not be taken for the class.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            QueryError: If a box is not on the image.
+        """
+        one = self._find(name)
+        found = Example.read(image, boxes)
+        if negative:
+            self._put(replace(one, negative_examples=(*one.negative_examples, *found)))
+        else:
+            self._put(replace(one, examples=(*one.examples, *found)))
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Changes fields of a class, for example ``threshold``, ``colour`` or ``calibration``.
+
+        Args:
+            name: Of the class.
+            **changes: Fields of :class:`QueryClass` and their new values.
+
+        Raises:
+            QueryError: If there is no such class or field, or a value cannot be used.
+        """
+        one = self._classes[self._row(name)]
+        unknown = [key for key in changes if key not in QueryClass.__dataclass_fields__]
+        if unknown:
+            known = ", ".join(QueryClass.__dataclass_fields__)
+            raise QueryError(f"class {name!r}: expected one of {known}; found {unknown[0]!r}")
+        self._put(replace(one, **changes), row=self._row(name))
+
+    def remove(self, name: str) -> None:
+        """Removes a class.
+
+        Raises:
+            QueryError: If there is none of that name, or it is the parent of another.
+        """
+        row = self._row(name)
+        self._replace_classes((*self._classes[:row], *self._classes[row + 1 :]))
+
+    def merged(self, other: "QuerySet") -> "QuerySet":
+        """A new set with the classes of both; one that both have gets the sources of both.
+
+        Settings, and whatever both say of a class, are those of this set.
+        """
+        both = QuerySet(
+            self._classes,
+            ensemble=self._ensemble,
+            combination=self._combination,
+            background=tuple(dict.fromkeys((*self._background, *other._background))),
+            choice=self._choice,
+        )
+        for one in other._classes:
+            if one.name not in both.names:
+                both._put(one)
+            else:
+                both._put(_joined(both[one.name], one))
+        for tables in (other._tables, self._tables):
+            for identity, table in tables.items():
+                own = both.table(identity)
+                own.texts.update(table.texts)
+                own.examples.update(table.examples)
+        return both
+
+    def subset(self, names: Iterable[str]) -> "QuerySet":
+        """Some of the classes, with the same settings and embeddings: it costs no network.
+
+        A class whose parent is left out is looked for in the whole image.
+
+        Raises:
+            QueryError: If there is no class of a name.
+        """
+        wanted = as_texts(names, "names")
+        if wanted not in self._subsets:
+            part = QuerySet(
+                (_orphaned(self[name], wanted) for name in wanted),
+                ensemble=self._ensemble,
+                combination=self._combination,
+                background=self._background,
+                choice=self._choice,
+            )
+            part._tables = self._tables
+            self._subsets[wanted] = part
+        return self._subsets[wanted]
+
+    def table(self, identity: str) -> EmbeddingTable:
+        """What the model of that identity has made of the sources so far; it may be added to."""
+        return self._tables.setdefault(identity, EmbeddingTable())
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Identities of the models whose embeddings are kept."""
+        return tuple(self._tables)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All different texts that a model must encode."""
+        texts = (text for one in self._classes for text in one.texts)
+        return tuple(dict.fromkeys((*texts, *self._background)))
+
+    @property
+    def examples(self) -> dict[ExampleKey, Example]:
+        """All different examples that a model must encode."""
+        return {
+            ExampleKey.of(example, self._choice): example
+            for one in self._classes
+            for example in one.all_examples
+        }
+
+    def chosen(self, identity: str, name: str) -> list[EmbeddedExample]:
+        """What a model took for the object of each example of a class, the negative ones last.
+
+        Raises:
+            QueryError: If there is no such class, or that model has not encoded the examples.
+        """
+        table = self._tables.get(identity, EmbeddingTable())
+        keys = [ExampleKey.of(example, self._choice) for example in self[name].all_examples]
+        if any(key not in table.examples for key in keys):
+            raise QueryError(f"class {name!r}: its examples have not been encoded by this model")
+        return [table.examples[key] for key in keys]
+
+    def compiled(self, table: EmbeddingTable) -> CompiledQueries:
+        """The vectors to multiply with patches.
+
+        Args:
+            table: Holds the embeddings of all sources.
+
+        Raises:
+            QueryError: If there is no class, or one has neither text nor example.
+        """
+        if self._compiled is None or self._compiled[0] is not table:
+            self._compiled = table, self._compile(table)
+        return self._compiled[1]
+
+    def save(
+        self, path: str | Path, *, images: Literal["memory", "all", "none"] = "memory"
+    ) -> None:
+        """Writes one file with the sources and the embeddings made of them so far.
+
+        Args:
+            path: Replaced if it is there, as a whole or not at all.
+            images: Which images of examples the file holds itself: those that are in ``memory``
+                alone, ``all`` of them, or ``none``. Of the others it holds the path or URL. A model
+                that has not encoded an example needs its image.
+
+        Raises:
+            QueryError: If an image that is to be kept cannot be read, or the file not be written.
+        """
+        from owlkit.queries.file import save_queries
+
+        save_queries(self, Path(path), images=images)
+
+    @classmethod
+    def load(cls, path: str | Path, *, follow: bool = True) -> "QuerySet":
+        """Reads what :meth:`save` wrote.
+
+        Args:
+            path: Of the file.
+            follow: Whether images that the file names by path or URL may be read when a model needs
+                them; switch it off for files from strangers.
+
+        Raises:
+            QueryError: If the file is missing, damaged or no query set; nothing is read then.
+        """
+        from owlkit.queries.file import load_queries
+
+        return load_queries(Path(path), follow=follow)
+
+    @property
+    def _sources(self) -> tuple[object, ...]:
+        settings = (self._ensemble, self._combination, self._background, self._choice)
+        return (self._classes, *settings)
+
+    def _row(self, name: str) -> int:
+        for row, one in enumerate(self._classes):
+            if one.name == name:
+                return row
+        raise QueryError(f"expected a class of this query set, found {name!r}")
+
+    def _find(self, name: str) -> QueryClass:
+        check_text(name, "name")
+        return self[name] if name in self.names else QueryClass(name)
+
+    def _put(self, one: QueryClass, *, row: int | None = None) -> None:
+        """Replaces the class of that name or at that row, or adds it."""
+        if row is None:
+            row = self._row(one.name) if one.name in self.names else len(self)
+        self._replace_classes((*self._classes[:row], one, *self._classes[row + 1 :]))
+
+    def _replace_classes(self, classes: tuple[QueryClass, ...]) -> None:
+        before, self._classes = self._classes, classes
+        try:
+            self._check_parents()
+        except QueryError:
+            self._classes = before
+            raise
+        self._compiled = None
+        self._subsets = {}
+
+    def _check_parents(self) -> None:
+        parents = {one.name: one.parent for one in self._classes}
+        for name, parent in parents.items():
+            if parent is not None and parent not in parents:
+                raise QueryError(f"class {name!r}: parent: expected a class, found {parent!r}")
+            seen = {name}
+            while parent is not None:
+                if parent in seen:
+                    raise QueryError(f"class {name!r}: parent: expected no circle, found one")
+                seen.add(parent)
+                parent = parents[parent]
+
+    def _compile(self, table: EmbeddingTable) -> CompiledQueries:
+        if not self._classes:
+            raise QueryError("expected at least one query, found none")
+        return CompiledQueries.of(
+            [self._prototypes(one, table) for one in self._classes],
+            [self._negatives(one, table) for one in self._classes],
+            _stacked([table.texts[text] for text in self._background], _width(table)),
+        )
+
+    def _prototypes(self, one: QueryClass, table: EmbeddingTable) -> NDArray[np.float32]:
+        if not one.prompts and not one.examples:
+            raise QueryError(
+                f"class {one.name!r}: expected a text or an example, found "
+                f"{'only negatives' if one.negative_prompts or one.negative_examples else 'none'}"
+            )
+        text = self._mean(one.prompts, table) if one.prompts else None
+        examples = _stacked(table.units(one.examples, self._choice), _width(table))
+        return self._combination.prototypes_of(text, examples)
+
+    def _negatives(self, one: QueryClass, table: EmbeddingTable) -> NDArray[np.float32]:
+        texts = [self._mean(prompts, table) for prompts in one.negative_prompts]
+        return _stacked([*texts, *table.units(one.negative_examples, self._choice)], _width(table))
+
+    def _mean(self, prompts: Sequence[str], table: EmbeddingTable) -> NDArray[np.float32]:
+        """The vector whose logit is the answer of prompts together [E]."""
+        vectors = np.array([table.texts[prompt] for prompt in prompts], dtype=np.float32)
+        mean: NDArray[np.float32] = vectors.mean(axis=0)
+        return directions(mean) if self._ensemble == "embeddings" else mean
+
+
+def _prompts(name: str, templates: str | Sequence[str] | None) -> tuple[str, ...]:
+    filled = resolve_templates(templates)
+    canonical = isinstance(templates, str) and filled != TEMPLATES["none"]
+    return tuple(fill(template, name, canonical=canonical) for template in filled)
+
+
+def _orphaned(one: QueryClass, names: Sequence[str]) -> QueryClass:
+    """The class without its parent, if that is none of the names."""
+    return one if one.parent is None or one.parent in names else replace(one, parent=None)
+
+
+def _joined(one: QueryClass, other: QueryClass) -> QueryClass:
+    """A class with the sources of both; what both say is the first one's."""
+    return QueryClass(
+        one.name,
+        prompts=_both(one.prompts, other.prompts),
+        examples=_both(one.examples, other.examples),
+        negative_prompts=_both(one.negative_prompts, other.negative_prompts),
+        negative_examples=_both(one.negative_examples, other.negative_examples),
+        threshold=other.threshold if one.threshold is None else one.threshold,
+        colour=one.colour or other.colour,
+        calibration=one.calibration or other.calibration,
+        parent=one.parent or other.parent,
+    )
+
+
+def _both(some: tuple[Source, ...], more: tuple[Source, ...]) -> tuple[Source, ...]:
+    """What is in either, once."""
+    return tuple(dict.fromkeys((*some, *more)))
+
+
+def _width(table: EmbeddingTable) -> int:
+    """E, the width of the embeddings."""
+    for vector in table.texts.values():
+        return len(vector)
+    for example in table.examples.values():
+        return len(example.vector)
+    return 0
+
+
+def _stacked(vectors: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
+    """Vectors as rows [N, E], also if there are none."""
+    return np.array(vectors, dtype=np.float32).reshape(len(vectors), width)
