@@ -17,6 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--constraint constraints.txt trackers  # which takes the headless OpenCV as well
 	touch $(STAMP)
 
 # The main job on the embedded data set; TIER=hard for harder scenes, SEEDS=3 for mean and spread,

@@ -5,21 +5,23 @@ Shapes: P patches (one box each), Q queries, N boxes or (box, query) pairs, K ke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.box_fusion import fuse_boxes
+from owlkit.box_merging import merge_boxes
 from owlkit.calibration import Calibration, QueryCalibrations
 from owlkit.detections import Detections
 from owlkit.errors import DetectionsError, QueryError
+from owlkit.selection import Selection, Threshold, check_top_k, checked_threshold
 from owlkit.suppression import batched_nms, box_iou, by_descending_score, nms, soft_nms
 
 __all__ = [
     "MASKED_LOGIT",
     "Selection",
+    "Threshold",
     "batched_nms",
     "box_iou",
     "fuse_boxes",
@@ -34,62 +36,11 @@ MASKED_LOGIT = -1e6
 
 _LEAST_LOGIT = np.nextafter(np.float32(MASKED_LOGIT), np.float32(0))
 
-_DEFAULT_SOFT_IOU = 0.3
-_DEFAULT_FUSION_IOU = 0.55
-
 # Logits looked at together: what is made of them, a few times their size, stays in the cache.
 _BLOCK = 2**17
 
 Indices = NDArray[np.int64]
-Threshold = float | Sequence[float] | NDArray[np.floating[Any]]
 Calibrations = Sequence[Calibration | None]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which of all (box, query) pairs become detections.
-
-    Attributes:
-        threshold: Scores must be strictly above; in [0, 1]. One number, or one for each query.
-        nms_iou: Of two boxes that overlap by more than this IoU only the better one stays; in
-            [0, 1]. None switches NMS off.
-        class_agnostic: Whether boxes of different queries suppress each other too.
-        soft_nms: Lower the scores of overlapping boxes instead of dropping them ("linear" or
-            "gaussian"). ``nms_iou`` is then the overlap that "linear" leaves alone (None: 0.3).
-        top_k: At most so many detections, the best ones; None for all.
-        one_label_per_box: Only the best query of each box takes part, as in the processors of
-            `transformers`. Otherwise a box may be found by several queries.
-        box_fusion: Average overlapping boxes instead of dropping them; see
-            :func:`owlkit.box_fusion.fuse_boxes`. ``nms_iou`` is then the overlap that joins boxes
-            (None: 0.55); excludes ``soft_nms``.
-
-    Raises:
-        QueryError: If a value is out of its range or two contradict each other.
-    """
-
-    threshold: Threshold = 0.1
-    nms_iou: float | None = None
-    class_agnostic: bool = False
-    soft_nms: Literal["linear", "gaussian"] | None = None
-    top_k: int | None = None
-    one_label_per_box: bool = False
-    box_fusion: bool = False
-
-    def __post_init__(self) -> None:
-        limits = _checked_threshold(self.threshold).tolist()
-        # A tuple, because a frozen object that holds an array can be neither compared nor hashed.
-        object.__setattr__(
-            self, "threshold", tuple(limits) if isinstance(limits, list) else float(limits)
-        )
-        _check_nms_iou(self.nms_iou)
-        if self.soft_nms not in (None, "linear", "gaussian"):
-            raise QueryError(f"expected soft_nms 'linear' or 'gaussian', found {self.soft_nms!r}")
-        if self.box_fusion and self.soft_nms is not None:
-            raise QueryError(
-                f"expected soft_nms or box_fusion, found both ({self.soft_nms!r} and "
-                f"{self.box_fusion!r})"
-            )
-        _check_top_k(self.top_k)
 
 
 def postprocess(
@@ -144,8 +95,7 @@ def postprocess(
     )
     clipped = clipped[patches]
     if merge:
-        merged = _fused if selection.box_fusion else _suppressed
-        clipped, scores, queries = merged(clipped, scores, queries, selection)
+        clipped, scores, queries = merge_boxes(clipped, scores, queries, selection)
     best = slice(selection.top_k)
     clipped, scores, queries = clipped[best], scores[best], queries[best]
     return Detections(
@@ -194,11 +144,11 @@ def select_pairs(
             calibrations, or top_k < 1.
     """
     logits = _checked_logits(logits)
-    limits = _checked_threshold(threshold).astype(np.float32)
+    limits = checked_threshold(threshold).astype(np.float32)
     patch_count, query_count = logits.shape
     if limits.ndim == 1 and len(limits) != query_count:
         raise QueryError(f"expected {query_count} thresholds, one per query, found {len(limits)}")
-    _check_top_k(top_k)
+    check_top_k(top_k)
     calibration = QueryCalibrations(calibrations, query_count)
     # The best query of a box may miss its own threshold, and then no other query steps in: all that
     # pass the lowest threshold compete.
@@ -299,49 +249,6 @@ def _best(parts: list[_Pairs], calibration: QueryCalibrations, top_k: int | None
     return pairs.take(by_descending_score(pairs.scores, top_k=top_k))
 
 
-def _suppressed(
-    boxes: NDArray[Any], scores: NDArray[Any], queries: Indices, selection: Selection
-) -> tuple[NDArray[np.float32], NDArray[np.float32], Indices]:
-    """Boxes, scores and queries that survive (soft-)NMS, by descending score."""
-    classes = np.zeros_like(queries) if selection.class_agnostic else queries
-    if selection.soft_nms is None:
-        assert selection.nms_iou is not None
-        kept = batched_nms(boxes, scores, classes, selection.nms_iou)
-        return boxes[kept], scores[kept], queries[kept]
-    limits = np.asarray(selection.threshold, dtype=np.float32)
-    kept, decayed = soft_nms(
-        boxes,
-        scores,
-        method=selection.soft_nms,
-        iou_threshold=_DEFAULT_SOFT_IOU if selection.nms_iou is None else selection.nms_iou,
-        score_threshold=float(limits.min(initial=1)),
-        classes=classes,
-    )
-    lowered = decayed.astype(np.float32)
-    passed = lowered > (limits if limits.ndim == 0 else limits[queries[kept]])
-    kept, lowered = kept[passed], lowered[passed]
-    return boxes[kept], lowered, queries[kept]
-
-
-def _fused(
-    boxes: NDArray[Any], scores: NDArray[Any], queries: Indices, selection: Selection
-) -> tuple[NDArray[np.float32], NDArray[np.float32], Indices]:
-    """The boxes of clusters, their scores and queries, by descending score."""
-    mean_boxes, means, labels = fuse_boxes(
-        boxes,
-        scores,
-        queries,
-        _DEFAULT_FUSION_IOU if selection.nms_iou is None else selection.nms_iou,
-        class_agnostic=selection.class_agnostic,
-    )
-    fused, lowered = mean_boxes.astype(np.float32), means.astype(np.float32)
-    limits = np.asarray(selection.threshold, dtype=np.float32)
-    # The mean of several queries' scores may miss the threshold of the one that gives the label.
-    limits = limits if limits.ndim == 0 else limits[labels]
-    passed = (lowered > limits) | (limits == 0)
-    return fused[passed], lowered[passed], labels[passed]
-
-
 def _checked_logits(logits: NDArray[Any]) -> NDArray[np.float32]:
     checked = np.asarray(logits, dtype=np.float32)
     if checked.ndim != 2:
@@ -356,33 +263,3 @@ def _checked_visible(visible: NDArray[np.bool_], patch_count: int) -> NDArray[np
             f"{list(visible.shape)}"
         )
     return visible
-
-
-def _checked_threshold(threshold: Threshold) -> NDArray[np.float64]:
-    """The threshold as an array of no or one dimension."""
-    try:
-        checked = np.asarray(threshold, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise QueryError(f"expected a threshold in [0, 1], found {threshold!r}") from error
-    if checked.ndim > 1:
-        raise QueryError(
-            f"expected one threshold, or one per query, found shape {list(checked.shape)}"
-        )
-    outside = checked[~((checked >= 0) & (checked <= 1))]
-    if outside.size:
-        raise QueryError(f"expected a threshold in [0, 1], found {outside.flat[0]}")
-    return checked
-
-
-def _check_nms_iou(nms_iou: float | None) -> None:
-    try:
-        fits = nms_iou is None or bool(0 <= nms_iou <= 1)
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise QueryError(f"expected nms_iou in [0, 1] or None, found {nms_iou!r}")
-
-
-def _check_top_k(top_k: int | None) -> None:
-    if top_k is not None and not (isinstance(top_k, int | np.integer) and top_k >= 1):
-        raise QueryError(f"expected top_k to be an integer of at least 1 or None, found {top_k!r}")

@@ -87,7 +87,7 @@ def draw_detections(
     font: str | os.PathLike[str] | None = None,
     scores: bool = True,
 ) -> Image.Image:
-    """Draws every box with a chip that holds its name and score.
+    """Draws every box with a chip that holds its track number ("#7"), name and score.
 
     The better a detection, the later it is drawn, so that it ends on top. Chips stay inside the
     image and avoid one another where there is room. A name that is wider than the image is
@@ -125,10 +125,9 @@ def draw_detections(
     best_first = np.argsort(-detections.scores, kind="stable")
     boxes = [_pixels(detections.boxes[row], canvas.size) for row in best_first]
     colours = [style.colour(int(label)) for label in detections.labels[best_first]]
+    names = _numbered_names(detections)
     endings = [f" {score:.2f}" if scores else "" for score in detections.scores]
-    texts = [
-        _fitting_text(detections.names[row], endings[row], style, canvas.size) for row in best_first
-    ]
+    texts = [_fitting_text(names[row], endings[row], style, canvas.size) for row in best_first]
     chips = _place_chips(texts, boxes, style, canvas.size)
     draw = ImageDraw.Draw(canvas, "RGBA")
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
@@ -137,6 +136,21 @@ def draw_detections(
         if chip is not None:
             _draw_chip(draw, text, chip, colour, style)
     return canvas
+
+
+def class_palette(colours: Iterable[Colour | None]) -> tuple[Colour, ...]:
+    """A palette in which some classes have a colour of their own.
+
+    Args:
+        colours: RGB of each class in the order of labels; None for the usual one of its label.
+
+    Returns:
+        What :func:`draw_detections` takes as ``palette``.
+    """
+    return tuple(
+        PALETTE[label % len(PALETTE)] if colour is None else colour
+        for label, colour in enumerate(colours)
+    )
 
 
 def load_font(
@@ -232,6 +246,15 @@ def _style(palette: Sequence[Colour], line_width: int, font: Font, points: float
         line_height=round(bottom - top),
         padding=max(1, round(points / 5)),
     )
+
+
+def _numbered_names(detections: Detections) -> Sequence[str]:
+    if detections.track_ids is None:
+        return detections.names
+    return [
+        f"#{track} {name}" if track >= 0 else name
+        for name, track in zip(detections.names, detections.track_ids.tolist(), strict=True)
+    ]
 
 
 def _pixels(box: NDArray[np.float32], size: tuple[int, int]) -> Box:

@@ -137,7 +137,9 @@ def test_ensembles_average_logits_or_directions(
     scene = predictor.encode(image)
     names = ["cat", "dog"]
     queries = QuerySet.from_text(names, templates=templates)
-    units = np.stack([backend.encode_texts(prompts) for prompts in (one.prompts for one in queries.classes)])
+    units = np.stack(
+        [backend.encode_texts(prompts) for prompts in (one.prompts for one in queries.classes)]
+    )
     each = np.stack([backend.score(scene.features, units[i]) for i in range(2)], axis=1)
     by_logits = 1 / (1 + np.exp(-each.mean(axis=-1)))[visible(scene)]  # [V, 2]
     found = predictor.detect(scene, queries, threshold=0.0)

@@ -1,6 +1,7 @@
 """Drawing: the photograph shows through, chips stay inside the image and apart from each other."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from owlkit import visualize
 from owlkit.detections import Detections
 from owlkit.errors import DetectionsError, ImageError
-from owlkit.visualize import PALETTE, draw_detections
+from owlkit.visualize import PALETTE, class_palette, draw_detections
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
 
@@ -282,6 +283,23 @@ def test_misfits_are_refused():
 def test_options_that_cannot_be_used_are_named(options, message):
     with pytest.raises(DetectionsError, match=message):
         draw_detections(grey(30, 20), Detections.empty(), **options)
+
+
+def test_chips_show_the_number_of_a_tracked_object(chips):
+    detections = make([[10, 40, 90, 90], [110, 40, 190, 90], [10, 130, 90, 190]])
+    tracked = replace(detections, track_ids=[7, -1, 12])
+    draw_detections(grey(200, 200), tracked)
+    assert [text for text, _ in chips] == ["#12 cat 0.10", "cat 0.50", "#7 cat 0.90"]
+
+
+def test_some_classes_may_have_a_colour_of_their_own():
+    palette = class_palette([None, RED, None])
+    assert palette == (PALETTE[0], RED, PALETTE[2])
+    boxes = [[10, 40, 90, 90], [110, 40, 190, 90]]
+    drawn = draw_detections(grey(100, 200), make(boxes, labels=[0, 1]), palette=palette)
+    assert where(drawn, PALETTE[0])[:, :100].any()
+    assert where(drawn, RED)[:, 100:].any()
+    assert len(class_palette([None] * 30)) == 30
 
 
 def test_palette_may_be_an_array():

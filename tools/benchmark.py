@@ -24,12 +24,14 @@ from benchmarks.load import load
 from benchmarks.memory import MemoryRow, loss_memory
 from benchmarks.predict import predict, preprocess
 from benchmarks.pretrain import pretrain
+from benchmarks.query import query
 from benchmarks.selfsup import selfsup
 from benchmarks.siglip_memory import KeptRow, siglip_memory
 from benchmarks.train import train
 
 PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow | KeptRow]]] = {
     "predict": predict,
+    "query": query,
     "preprocess": preprocess,
     "pretrain": pretrain,
     "selfsup": selfsup,

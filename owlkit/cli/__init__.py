@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 from owlkit import __version__
 from owlkit.cli import (
+    annotate,
     attention,
+    calibrate,
     convert,
     detect,
     evaluate,
     evaluate_encoder,
     export_backbone,
+    find,
     make_detector,
     make_shards,
     search,
@@ -19,7 +22,9 @@ from owlkit.cli import (
 from owlkit.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
+    "annotate": Command(annotate.SUMMARY, annotate.add_arguments, annotate.run),
     "attention": Command(attention.SUMMARY, attention.add_arguments, attention.run, extra="train"),
+    "calibrate": Command(calibrate.SUMMARY, calibrate.add_arguments, calibrate.run, extra="train"),
     "convert": Command(convert.SUMMARY, convert.add_arguments, convert.run),
     "detect": Command(detect.SUMMARY, detect.add_arguments, detect.run),
     "evaluate": Command(evaluate.SUMMARY, evaluate.add_arguments, evaluate.run, extra="train"),
@@ -32,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "export-backbone": Command(
         export_backbone.SUMMARY, export_backbone.add_arguments, export_backbone.run
     ),
+    "find": Command(find.SUMMARY, find.add_arguments, find.run),
     "make-detector": Command(make_detector.SUMMARY, make_detector.add_arguments, make_detector.run),
     "make-shards": Command(
         make_shards.SUMMARY, make_shards.add_arguments, make_shards.run, extra="train"

@@ -17,13 +17,13 @@ from owlkit.cli.files import (
     prepare_file,
     prepare_folder,
     write_json,
-    written_whole,
 )
 from owlkit.detections import Detections
 from owlkit.errors import ConfigError, ImageError
 from owlkit.heatmaps import outline, overlay, sheet
 from owlkit.images import describe_source, load_image
 from owlkit.visualize import draw_detections
+from owlkit.whole_file import written_whole
 
 if TYPE_CHECKING:
     from owlkit.encoders.vision import VisionTower

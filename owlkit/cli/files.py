@@ -49,7 +49,9 @@ def _expand(images: Iterable[str], out: Path) -> Iterator[str]:
             continue
         for path in sorted(Path(image).rglob("*")):
             if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file():
-                if not path.resolve().is_relative_to(out):
+                # A link in the folder of the results leads out of it, and is a result all the same.
+                places = (path.resolve(), path.parent.resolve())
+                if not any(place.is_relative_to(out) for place in places):
                     yield str(path)
 
 

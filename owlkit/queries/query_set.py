@@ -78,7 +78,6 @@ class QuerySet:
         self._choice = choice
         self._tables: dict[str, EmbeddingTable] = {}
         self._compiled: tuple[EmbeddingTable, CompiledQueries] | None = None
-        self._subsets: dict[tuple[str, ...], QuerySet] = {}
 
     @classmethod
     def from_text(
@@ -284,17 +283,15 @@ class QuerySet:
             QueryError: If there is no class of a name.
         """
         wanted = as_texts(names, "names")
-        if wanted not in self._subsets:
-            part = QuerySet(
-                (_orphaned(self[name], wanted) for name in wanted),
-                ensemble=self._ensemble,
-                combination=self._combination,
-                background=self._background,
-                choice=self._choice,
-            )
-            part._tables = self._tables
-            self._subsets[wanted] = part
-        return self._subsets[wanted]
+        part = QuerySet(
+            (_orphaned(self[name], wanted) for name in wanted),
+            ensemble=self._ensemble,
+            combination=self._combination,
+            background=self._background,
+            choice=self._choice,
+        )
+        part._tables = self._tables
+        return part
 
     def table(self, identity: str) -> EmbeddingTable:
         """What the model of that identity has made of the sources so far; it may be added to."""
@@ -408,7 +405,6 @@ class QuerySet:
             self._classes = before
             raise
         self._compiled = None
-        self._subsets = {}
 
     def _check_parents(self) -> None:
         parents = {one.name: one.parent for one in self._classes}

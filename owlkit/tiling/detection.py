@@ -6,19 +6,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.box_fusion import fuse_boxes
+from owlkit.box_merging import merge_boxes
 from owlkit.detections import Detections
 from owlkit.errors import DetectionsError
-from owlkit.postprocess import Selection
-from owlkit.suppression import batched_nms, soft_nms
+from owlkit.selection import Selection
 from owlkit.tiling.cut_boxes import Pieces, complete, sides_cut
 from owlkit.tiling.plan import Tiling, View
 
 DetectViews = Callable[[list[NDArray[np.uint8]], Selection], list[Detections]]
 
+_Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+
 _NMS_IOU = 0.5
-_SOFT_NMS_IOU = 0.3
-_FUSION_IOU = 0.55
 
 
 def detect_tiles(
@@ -56,7 +55,8 @@ def detect_tiles(
     """
     image_size = (image.shape[0], image.shape[1])
     views, within = tiling.plan(image_size, input_size), _within_view(selection)
-    found: list[Detections] = []
+    found: list[_Arrays] = []
+    names: dict[int, str] = {}
     for start in range(0, len(views), batch_size):
         batch = views[start : start + batch_size]
         results = detect([image[y0:y1, x0:x1] for x0, y0, x1, y1 in batch], within)
@@ -64,18 +64,14 @@ def detect_tiles(
             raise DetectionsError(
                 f"expected detections for each of {len(batch)} tiles, found {len(results)}"
             )
-        # Or else tiles that were copied would stay in memory.
-        found += [one.without_source() for one in results]
-    names = {
-        label: name
-        for one in found
-        for label, name in zip(one.labels.tolist(), one.names, strict=True)
-    }
+        for one in results:
+            names.update(zip(one.labels.tolist(), one.names, strict=True))
+            found.append((one.boxes, one.scores, one.labels))
     pieces = complete(_as_pieces(found, views, image_size), class_agnostic=selection.class_agnostic)
-    boxes, scores, labels = _merged(pieces, selection)
+    boxes, scores, labels = merge_boxes(pieces.boxes, pieces.scores, pieces.labels, selection)
     best = np.argsort(-scores, kind="stable")[: selection.top_k]
     return Detections(
-        boxes=boxes[best].astype(np.float32),
+        boxes=boxes[best],
         scores=scores[best],
         labels=labels[best],
         names=tuple(names[label] for label in labels[best].tolist()),
@@ -97,48 +93,18 @@ def _within_view(selection: Selection) -> Selection:
 
 
 def _as_pieces(
-    found: Sequence[Detections], views: Sequence[View], image_size: tuple[int, int]
+    found: Sequence[_Arrays], views: Sequence[View], image_size: tuple[int, int]
 ) -> Pieces:
-    counts = [len(one) for one in found]
+    boxes, scores, labels = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    counts = [len(one) for _, one, _ in found]
     spans = np.repeat(np.array(views, dtype=np.float64), counts, axis=0)
-    boxes = np.concatenate([one.boxes for one in found]) + np.tile(spans[:, :2], 2)
+    # Rounded before they are compared, so that no two results overlap by more than was allowed.
+    boxes = (boxes + np.tile(spans[:, :2], 2)).astype(np.float32).astype(np.float64)
     return Pieces(
         boxes=boxes,
-        scores=np.concatenate([one.scores for one in found]),
-        labels=np.concatenate([one.labels for one in found]),
+        scores=scores,
+        labels=labels,
         view=np.repeat(np.arange(len(views)), counts),
         spans=spans,
         cut=sides_cut(boxes, spans, image_size),
     )
-
-
-def _merged(
-    pieces: Pieces, selection: Selection
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes, scores and labels after the suppression that the selection asks for."""
-    boxes, scores, labels = pieces.boxes, pieces.scores, pieces.labels
-    iou = selection.nms_iou
-    classes = np.zeros_like(labels) if selection.class_agnostic else labels
-    limits = np.asarray(selection.threshold, dtype=np.float32)
-    if selection.box_fusion:
-        iou = _FUSION_IOU if iou is None else iou
-        agnostic = selection.class_agnostic
-        boxes, lowered, labels = fuse_boxes(boxes, scores, labels, iou, class_agnostic=agnostic)
-    elif selection.soft_nms is not None:
-        kept, lowered = soft_nms(
-            boxes,
-            scores,
-            method=selection.soft_nms,
-            iou_threshold=_SOFT_NMS_IOU if iou is None else iou,
-            score_threshold=float(limits.min(initial=1)),
-            classes=classes,
-        )
-        boxes, labels = boxes[kept], labels[kept]
-    else:
-        kept = batched_nms(boxes, scores, classes, _NMS_IOU if iou is None else iou)
-        return boxes[kept], scores[kept], labels[kept]
-    # Scores that were lowered must pass the threshold once more.
-    scores = lowered.astype(np.float32)
-    limit = np.broadcast_to(limits, limits.shape or labels.max(initial=0) + 1)[labels]
-    passed = (scores > limit) | (limit == 0)
-    return boxes[passed], scores[passed], labels[passed]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from owlkit import OwlDetector, Predictor, images
+from owlkit import OwlDetector, Predictor, QuerySet, images
 from owlkit.cli import files, main
 from owlkit.images import load_image
+from owlkit.tiling import Tiling
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -44,7 +45,7 @@ class DetectCommand:
 
     def __call__(self, *words: str | Path) -> int:
         options = ["--queries", "a dog, a red mug", "--model", self.model, "--out", self.out]
-        return main(["detect", *map(str, words), *map(str, options)])
+        return main(["detect", *map(str, options), *map(str, words)])
 
     @property
     def results(self) -> dict[str, Any]:
@@ -250,6 +251,41 @@ def test_a_font_can_be_chosen(detect: DetectCommand, photo_folder: Path, tmp_pat
     assert detect(photo_folder, "--font", font) == 0
 
 
+def test_a_saved_query_set_brings_its_thresholds_and_colours(
+    detect: DetectCommand, photo_folder: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor.from_pretrained(detect.model, device="cpu")
+    queries = QuerySet.from_text(["a dog", "a red mug"])
+    queries.update("a dog", threshold=0.0, colour=(255, 0, 255))
+    queries.update("a red mug", threshold=1.0)
+    predictor.embed(queries).save(tmp_path / "a.queries")
+    photo = photo_folder / "dog.jpg"
+    assert detect(photo, "--queries", tmp_path / "a.queries") == 0
+    expected = predictor.detect(str(photo), queries, nms_iou=0.5, top_k=300)
+    assert set(expected.names) == {"a dog"}
+    assert detect.results[str(photo)] == expected.to_list()
+    drawn = load_image(detect.out / "dog.jpg").astype(int)
+    assert (np.abs(drawn - (255, 0, 255)).max(axis=2) < 40).any()
+
+
+def test_detect_looks_at_tiles_and_fuses_boxes(detect: DetectCommand, photo_folder: Path) -> None:
+    photo = str(photo_folder / "dog.jpg")
+    words = ["--tile", "80", "--tile-overlap", "0.5", "--box-fusion", "--exclusive"]
+    assert detect(photo, *words, "--threshold", "0.3") == 0
+    expected = Predictor.from_pretrained(detect.model, device="cpu").detect(
+        photo,
+        ["a dog", "a red mug"],
+        threshold=0.3,
+        nms_iou=0.5,
+        top_k=300,
+        tiles=Tiling(80, overlap=0.5),
+        box_fusion=True,
+        one_label_per_box=True,
+    )
+    assert len(expected) > 0
+    assert detect.results[photo] == expected.to_list()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -257,6 +293,11 @@ def test_a_font_can_be_chosen(detect: DetectCommand, photo_folder: Path, tmp_pat
         (["--threshold", "2"], r"threshold in [0, 1], found 2"),
         (["--nms-iou", "2"], "nms_iou in [0, 1] or None, found 2"),
         (["--top-k", "0"], "top_k"),
+        (["--box-fusion", "--soft-nms", "linear"], "soft_nms"),
+        (["--tile", "large"], "--tile: expected a number of pixels"),
+        (["--tile", "64", "--tile-overlap", "1"], "overlap in [0, 0.9], found 1"),
+        (["--every", "0"], "--every: expected at least 1"),
+        (["--max-frames", "-1"], "--max-frames: expected at least 1"),
     ],
 )
 def test_wrong_options_are_found_before_the_model_is_loaded(

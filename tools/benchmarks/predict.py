@@ -1,6 +1,6 @@
 """Detection with a model that is ready, and what happens to a picture before it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from owlkit.geometry import owlv2_preprocessing
 def predict(repeats: int, scratch: Path) -> Iterator[Row]:
     """OWL-ViT B/32 at 768 pixels with 80 labels, random weights."""
     folder, photo = scratch / "owlvit", scratch / "photo.jpg"
-    _save_owlvit(folder)
+    save_owlvit(folder, NAMES)
     make_photo(640, 480).save(photo)
     predictor = owlkit.Predictor.from_pretrained(folder)
     backend: Any = predictor.backend
@@ -96,9 +96,9 @@ def preprocess(repeats: int, scratch: Path) -> Iterator[Row]:
         )
 
 
-def _save_owlvit(folder: Path) -> None:
+def save_owlvit(folder: Path, names: Sequence[str]) -> None:
     """A random OWL-ViT B/32, saved by transformers, with a tokenizer for the labels."""
-    captions = [f"a photo of a {name}" for name in NAMES]
+    captions = [f"a photo of a {name}" for name in names]
     tokenizer = Tokenizer(train_tokenizer(captions, vocab_size=400, context_length=16))
     config = transformers.OwlViTConfig(
         text_config={
