@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     )
     from owlkit.detections import Detections
     from owlkit.models import DualEncoder, ImageBackbone, OwlDetector
-    from owlkit.predictor import Predictor, Scene
+    from owlkit.predictor import Predictor
     from owlkit.queries import QuerySet
+    from owlkit.scene import Scene
 
 __all__ = [
     "Detections",
@@ -58,7 +59,7 @@ _HOMES = {
     "OwlDetector": "owlkit.models",
     "Predictor": "owlkit.predictor",
     "QuerySet": "owlkit.queries",
-    "Scene": "owlkit.predictor",
+    "Scene": "owlkit.scene",
 }
 _MODULES = frozenset(name for name in __all__ if name.islower() and not name.startswith("_"))
 

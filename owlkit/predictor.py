@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -10,26 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.backend import Backend, PatchArrays
-from owlkit.calibration import Calibration
 from owlkit.detections import Detections
 from owlkit.errors import ConfigError, MissingDependencyError, QueryError
 from owlkit.geometry import ImageTransform
 from owlkit.images import ImageSource, load_image
 from owlkit.nested import detect_parts, root_names
 from owlkit.patch_choice import choose_patch
-from owlkit.postprocess import Selection, Threshold, postprocess
 from owlkit.queries import Ensemble, Example, QuerySet
 from owlkit.queries.combination import directions
-from owlkit.queries.compiled import CompiledQueries
 from owlkit.queries.embeddings import EmbeddedExample, ExampleKey
 from owlkit.queries.encoder import QueryEncoder
+from owlkit.question import Question
+from owlkit.scene import Scene
 from owlkit.scene_cache import SceneCache, scene_key
+from owlkit.selection import Selection, Threshold
 from owlkit.tiling import Tiling, detect_tiles
 
 Queries = QuerySet | Sequence[str]
-
-DEFAULT_THRESHOLD = 0.1
-"""Where neither the caller, nor the class, nor the model says what score is enough."""
 
 
 class SelectionOptions(TypedDict, total=False):
@@ -40,34 +37,6 @@ class SelectionOptions(TypedDict, total=False):
     box_fusion: bool
     top_k: int | None
     one_label_per_box: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """An encoded image; what :meth:`Predictor.encode` returns and ``detect`` takes.
-
-    Attributes:
-        boxes: The box of every patch, xyxy in pixels of the original image [P, 4], float32; not
-            clipped.
-        transform: How the image was placed in the model input.
-        features: What the backend keeps to score queries.
-        source: The image as it was given, by reference.
-    """
-
-    boxes: NDArray[np.float32] = field(repr=False)
-    transform: ImageTransform
-    features: Any = field(repr=False)
-    source: ImageSource = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class _Question:
-    """What all images of a call are asked: vectors, and what becomes a detection."""
-
-    queries: QuerySet
-    vectors: CompiledQueries
-    selection: Selection
-    calibrations: tuple[Calibration | None, ...] | None
 
 
 class Predictor:
@@ -307,8 +276,8 @@ class Predictor:
                 of them. Scenes cost no image pass, and texts seen before no text pass.
             queries: Strings, one per class, or a :class:`QuerySet`.
             threshold: Scores must be above this, in [0, 1]; one number or one per query. None
-                takes each class's own, or the model's, or :data:`DEFAULT_THRESHOLD`. A score is
-                the probability of one query on one box, never renormalised.
+                takes each class's own, or the model's, or 0.1. A score is the probability of one
+                query on one box, never renormalised.
             nms_iou: Of two boxes of one query that overlap by more than this IoU only the better
                 stays; None keeps all, as transformers does.
             templates: Prompt templates for strings; see :meth:`QuerySet.from_text`.
@@ -327,10 +296,8 @@ class Predictor:
             ImageError: If an image cannot be read.
             QueryError: If a query or an option cannot be used.
         """
-        question = self._question(queries, threshold, templates, ensemble)
-        question = replace(
-            question, selection=replace(question.selection, nms_iou=nms_iou, **options)
-        )
+        selection = Selection(nms_iou=nms_iou, **options)
+        question = self._question(queries, selection, threshold, templates, ensemble)
         if not isinstance(images, list | tuple):
             return self._ask([images], question, tiles)[0]
         results: list[Detections] = []
@@ -342,10 +309,11 @@ class Predictor:
     def _question(
         self,
         queries: Queries,
+        selection: Selection,
         threshold: Threshold | None,
         templates: str | Sequence[str] | None,
         ensemble: Ensemble | None,
-    ) -> _Question:
+    ) -> Question:
         if isinstance(queries, QuerySet):
             if templates is not None or ensemble is not None:
                 raise QueryError(
@@ -354,36 +322,30 @@ class Predictor:
             vectors = self._encoder.of_queries(queries)
         else:
             queries, vectors = self._encoder.of_words(queries, templates, ensemble or "logits")
-        default = self.backend.threshold
-        if threshold is None:
-            fallback = DEFAULT_THRESHOLD if default is None else default
-            threshold = [
-                fallback if one.threshold is None else one.threshold for one in queries.classes
-            ]
-        own = self.backend.calibration
-        calibrations = tuple(one.calibration or own for one in queries.classes)
-        return _Question(
-            queries=queries,
-            vectors=vectors,
-            selection=Selection(threshold=threshold),
-            calibrations=calibrations if any(calibrations) else None,
+        return Question.of(
+            queries,
+            vectors,
+            selection,
+            threshold=threshold,
+            model_threshold=self.backend.threshold,
+            model_calibration=self.backend.calibration,
         )
 
     def _ask(
-        self, items: Sequence[ImageSource | Scene], question: _Question, tiles: Tiling | None
+        self, items: Sequence[ImageSource | Scene], question: Question, tiles: Tiling | None
     ) -> list[Detections]:
         """Detections in each of a few images."""
         roots = root_names(question.queries)
         if len(roots) == len(question.queries):
             return self._look(items, question, tiles)
-        found = self._look(items, self._part(question, roots), tiles)
+        found = self._look(items, question.part(roots), tiles)
         return [
             self._with_parts(item, detections, question)
             for item, detections in zip(items, found, strict=True)
         ]
 
     def _look(
-        self, items: Sequence[ImageSource | Scene], question: _Question, tiles: Tiling | None
+        self, items: Sequence[ImageSource | Scene], question: Question, tiles: Tiling | None
     ) -> list[Detections]:
         """Detections of all classes of a question, wherever in the images."""
         if tiles is not None:
@@ -395,7 +357,7 @@ class Predictor:
         ]
 
     def _look_at_tiles(
-        self, item: ImageSource | Scene, question: _Question, tiles: Tiling
+        self, item: ImageSource | Scene, question: Question, tiles: Tiling
     ) -> Detections:
         if isinstance(item, Scene):
             raise QueryError("tiles: expected images to cut, found an encoded scene")
@@ -412,10 +374,10 @@ class Predictor:
         return replace(found, source=item)
 
     def _with_parts(
-        self, item: ImageSource | Scene, found: Detections, question: _Question
+        self, item: ImageSource | Scene, found: Detections, question: Question
     ) -> Detections:
         def look(crops: list[NDArray[np.uint8]], parts: QuerySet) -> list[Detections]:
-            part = self._part(question, parts.names)
+            part = question.part(parts.names)
             return [
                 one
                 for start in range(0, len(crops), self.batch_size)
@@ -426,41 +388,15 @@ class Predictor:
         whole = detect_parts(look, image, found, question.queries)
         return whole[: question.selection.top_k]
 
-    def _part(self, question: _Question, names: Sequence[str]) -> _Question:
-        """The same question about some of the classes."""
-        queries = question.queries.subset(names)
-        rows = [question.queries.names.index(name) for name in names]
-        selection, calibrations = question.selection, question.calibrations
-        if isinstance(selection.threshold, tuple):
-            _check_count(selection.threshold, question.queries)
-            limits = [selection.threshold[row] for row in rows]
-            selection = replace(selection, threshold=limits)
-        return _Question(
-            queries=queries,
-            vectors=question.vectors.of_classes(rows),
-            selection=selection,
-            calibrations=calibrations and tuple(calibrations[row] for row in rows),
-        )
-
-    def _answer(self, scene: Scene, question: _Question) -> Detections:
+    def _answer(self, scene: Scene, question: Question) -> Detections:
         backend, features = self.backend, scene.features
-        return postprocess(
-            question.vectors.logits(lambda vectors: backend.score(features, vectors)),
+        return question.answer(
+            lambda vectors: backend.score(features, vectors),
             scene.boxes,
-            names=question.queries.names,
             image_size=scene.transform.image_size,
-            selection=question.selection,
-            calibrations=question.calibrations,
             source=scene.source,
         )
 
 
 def _probability(logit: float | None) -> float | None:
     return None if logit is None else float(1 / (1 + np.exp(-np.float64(logit))))
-
-
-def _check_count(thresholds: tuple[float, ...], queries: QuerySet) -> None:
-    if len(thresholds) != len(queries):
-        raise QueryError(
-            f"expected {len(queries)} thresholds, one per query, found {len(thresholds)}"
-        )

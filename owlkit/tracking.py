@@ -122,7 +122,8 @@ class Tracker:
                 class_id=np.arange(len(rows)),
             )
         )
-        assert tracked.class_id is not None and tracked.tracker_id is not None
+        assert tracked.class_id is not None
+        assert tracked.tracker_id is not None
         numbers = np.full(len(rows), -1, dtype=np.int64)
         for row, track in zip(tracked.class_id, tracked.tracker_id, strict=True):
             if track >= 0:

@@ -14,7 +14,7 @@ from owlkit import OwlDetector, Predictor, QuerySet
 from owlkit.errors import ConfigError, ImageError, QueryError
 from owlkit.images import load_image
 from owlkit.ops import cxcywh_to_xyxy, nms
-from owlkit.predictor import Scene
+from owlkit.scene import Scene
 from owlkit.torch_backend import TorchBackend
 
 NAMES = ["a cat", "a remote control", "a red mug"]

@@ -77,9 +77,3 @@ class EmbeddingTable:
         )
 
     __hash__ = None  # type: ignore[assignment]  # as Python itself would set it
-
-    def units(
-        self, examples: tuple[Example, ...], choice: ChoiceRule | None
-    ) -> list[NDArray[np.float32]]:
-        """The vectors of examples, in their order."""
-        return [self.examples[ExampleKey.of(example, choice)].vector for example in examples]

@@ -3,24 +3,23 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from owlkit.errors import QueryError
 from owlkit.images import ImageSource
 from owlkit.patch_choice import ChoiceRule
 from owlkit.prompts import TEMPLATES, fill, resolve_templates
-from owlkit.queries.combination import Combination, directions
+from owlkit.queries.combination import Combination
 from owlkit.queries.compiled import CompiledQueries
+from owlkit.queries.compiling import compile_queries
 from owlkit.queries.embeddings import EmbeddedExample, EmbeddingTable, ExampleKey
 from owlkit.queries.example import Example
 from owlkit.queries.query_class import QueryClass
 from owlkit.queries.texts import as_texts, check_text
 
 Ensemble = Literal["logits", "embeddings"]
-Source = TypeVar("Source")
 
 
 class QuerySet:
@@ -255,24 +254,9 @@ class QuerySet:
 
         Settings, and whatever both say of a class, are those of this set.
         """
-        both = QuerySet(
-            self._classes,
-            ensemble=self._ensemble,
-            combination=self._combination,
-            background=tuple(dict.fromkeys((*self._background, *other._background))),
-            choice=self._choice,
-        )
-        for one in other._classes:
-            if one.name not in both.names:
-                both._put(one)
-            else:
-                both._put(_joined(both[one.name], one))
-        for tables in (other._tables, self._tables):
-            for identity, table in tables.items():
-                own = both.table(identity)
-                own.texts.update(table.texts)
-                own.examples.update(table.examples)
-        return both
+        from owlkit.queries.merging import merge_queries
+
+        return merge_queries(self, other)
 
     def subset(self, names: Iterable[str]) -> "QuerySet":
         """Some of the classes, with the same settings and embeddings: it costs no network.
@@ -339,7 +323,7 @@ class QuerySet:
             QueryError: If there is no class, or one has neither text nor example.
         """
         if self._compiled is None or self._compiled[0] is not table:
-            self._compiled = table, self._compile(table)
+            self._compiled = table, compile_queries(self, table)
         return self._compiled[1]
 
     def save(
@@ -418,35 +402,6 @@ class QuerySet:
                 seen.add(parent)
                 parent = parents[parent]
 
-    def _compile(self, table: EmbeddingTable) -> CompiledQueries:
-        if not self._classes:
-            raise QueryError("expected at least one query, found none")
-        return CompiledQueries.of(
-            [self._prototypes(one, table) for one in self._classes],
-            [self._negatives(one, table) for one in self._classes],
-            _stacked([table.texts[text] for text in self._background], _width(table)),
-        )
-
-    def _prototypes(self, one: QueryClass, table: EmbeddingTable) -> NDArray[np.float32]:
-        if not one.prompts and not one.examples:
-            raise QueryError(
-                f"class {one.name!r}: expected a text or an example, found "
-                f"{'only negatives' if one.negative_prompts or one.negative_examples else 'none'}"
-            )
-        text = self._mean(one.prompts, table) if one.prompts else None
-        examples = _stacked(table.units(one.examples, self._choice), _width(table))
-        return self._combination.prototypes_of(text, examples)
-
-    def _negatives(self, one: QueryClass, table: EmbeddingTable) -> NDArray[np.float32]:
-        texts = [self._mean(prompts, table) for prompts in one.negative_prompts]
-        return _stacked([*texts, *table.units(one.negative_examples, self._choice)], _width(table))
-
-    def _mean(self, prompts: Sequence[str], table: EmbeddingTable) -> NDArray[np.float32]:
-        """The vector whose logit is the answer of prompts together [E]."""
-        vectors = np.array([table.texts[prompt] for prompt in prompts], dtype=np.float32)
-        mean: NDArray[np.float32] = vectors.mean(axis=0)
-        return directions(mean) if self._ensemble == "embeddings" else mean
-
 
 def _prompts(name: str, templates: str | Sequence[str] | None) -> tuple[str, ...]:
     filled = resolve_templates(templates)
@@ -457,37 +412,3 @@ def _prompts(name: str, templates: str | Sequence[str] | None) -> tuple[str, ...
 def _orphaned(one: QueryClass, names: Sequence[str]) -> QueryClass:
     """The class without its parent, if that is none of the names."""
     return one if one.parent is None or one.parent in names else replace(one, parent=None)
-
-
-def _joined(one: QueryClass, other: QueryClass) -> QueryClass:
-    """A class with the sources of both; what both say is the first one's."""
-    return QueryClass(
-        one.name,
-        prompts=_both(one.prompts, other.prompts),
-        examples=_both(one.examples, other.examples),
-        negative_prompts=_both(one.negative_prompts, other.negative_prompts),
-        negative_examples=_both(one.negative_examples, other.negative_examples),
-        threshold=other.threshold if one.threshold is None else one.threshold,
-        colour=one.colour or other.colour,
-        calibration=one.calibration or other.calibration,
-        parent=one.parent or other.parent,
-    )
-
-
-def _both(some: tuple[Source, ...], more: tuple[Source, ...]) -> tuple[Source, ...]:
-    """What is in either, once."""
-    return tuple(dict.fromkeys((*some, *more)))
-
-
-def _width(table: EmbeddingTable) -> int:
-    """E, the width of the embeddings."""
-    for vector in table.texts.values():
-        return len(vector)
-    for example in table.examples.values():
-        return len(example.vector)
-    return 0
-
-
-def _stacked(vectors: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
-    """Vectors as rows [N, E], also if there are none."""
-    return np.array(vectors, dtype=np.float32).reshape(len(vectors), width)
