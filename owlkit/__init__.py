@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from owlkit.detections import Detections
     from owlkit.models import DualEncoder, ImageBackbone, OwlDetector
     from owlkit.predictor import Predictor
-    from owlkit.queries import QuerySet
+    from owlkit.queries import Combination, QuerySet
     from owlkit.scene import Scene
+    from owlkit.scene_cache import SceneCache
+    from owlkit.tiling import Tiling
 
 __all__ = [
+    "Combination",
     "Detections",
     "DualEncoder",
     "ImageBackbone",
@@ -35,6 +38,8 @@ __all__ = [
     "Predictor",
     "QuerySet",
     "Scene",
+    "SceneCache",
+    "Tiling",
     "__version__",
     "config",
     "data",
@@ -53,6 +58,7 @@ __all__ = [
 # Importing owlkit does nothing; a name is loaded, with what it needs, when it is first used. All
 # names in lower case are modules.
 _HOMES = {
+    "Combination": "owlkit.queries",
     "Detections": "owlkit.detections",
     "DualEncoder": "owlkit.models",
     "ImageBackbone": "owlkit.models",
@@ -60,6 +66,8 @@ _HOMES = {
     "Predictor": "owlkit.predictor",
     "QuerySet": "owlkit.queries",
     "Scene": "owlkit.scene",
+    "SceneCache": "owlkit.scene_cache",
+    "Tiling": "owlkit.tiling",
 }
 _MODULES = frozenset(name for name in __all__ if name.islower() and not name.startswith("_"))
 

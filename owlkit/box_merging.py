@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.box_fusion import fuse_boxes
-from owlkit.selection import Selection
+from owlkit.selection import Selection, passes
 from owlkit.suppression import batched_nms, soft_nms
 
 _NMS_IOU = 0.5
@@ -62,7 +62,6 @@ def _passed(
 ) -> tuple[Floats, Floats, Indices]:
     """What still has a sufficient score; of a fused box that of the class that gives the label."""
     scores = lowered.astype(np.float32)
-    limits = np.asarray(selection.threshold, dtype=np.float32)
-    limits = limits if limits.ndim == 0 else limits[labels]
-    passed = (scores > limits) | (limits == 0)
+    limits = np.asarray(selection.threshold)
+    passed = passes(scores, limits if limits.ndim == 0 else limits[labels])
     return boxes[passed].astype(np.float32), scores[passed], labels[passed]

@@ -10,21 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.box_fusion import fuse_boxes
 from owlkit.box_merging import merge_boxes
 from owlkit.calibration import Calibration, QueryCalibrations
 from owlkit.detections import Detections
 from owlkit.errors import DetectionsError, QueryError
-from owlkit.selection import Selection, Threshold, check_top_k, checked_threshold
+from owlkit.selection import Selection, Threshold, check_top_k, checked_threshold, passes
 from owlkit.suppression import batched_nms, box_iou, by_descending_score, nms, soft_nms
 
 __all__ = [
     "MASKED_LOGIT",
     "Selection",
-    "Threshold",
     "batched_nms",
     "box_iou",
-    "fuse_boxes",
     "nms",
     "postprocess",
     "select_pairs",
@@ -163,7 +160,7 @@ def select_pairs(
         block = rows[start : start + step]
         pairs = _pairs_above(logits[block], cuts, calibration, one_label_per_box=one_label_per_box)
         limit = np.broadcast_to(limits, query_count)[pairs.queries]
-        pairs = pairs.take(np.flatnonzero((pairs.scores > limit) | (limit == 0)))
+        pairs = pairs.take(np.flatnonzero(passes(pairs.scores, limit)))
         parts.append(pairs._replace(patches=block[pairs.patches]))
         if top_k is not None:
             parts = [_best(parts, calibration, top_k)]

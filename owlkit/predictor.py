@@ -15,12 +15,12 @@ from owlkit.errors import ConfigError, MissingDependencyError, QueryError
 from owlkit.geometry import ImageTransform
 from owlkit.images import ImageSource, load_image
 from owlkit.nested import detect_parts, root_names
-from owlkit.patch_choice import choose_patch
 from owlkit.queries import Ensemble, Example, QuerySet
-from owlkit.queries.combination import directions
+from owlkit.queries.choosing import choose_examples
 from owlkit.queries.embeddings import EmbeddedExample, ExampleKey
 from owlkit.queries.encoder import QueryEncoder
 from owlkit.question import Question
+from owlkit.runtime import ModelOptions, Provider, is_exported, open_exported
 from owlkit.scene import Scene
 from owlkit.scene_cache import SceneCache, scene_key
 from owlkit.selection import Selection, Threshold
@@ -73,31 +73,47 @@ class Predictor:
         convention: Literal["scenic", "hf"] | None = None,
         batch_size: int = 8,
         cache: SceneCache | None = None,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
     ) -> "Predictor":
         """Loads a model and everything it needs to answer.
 
         Args:
-            folder_or_id: An owlkit model folder, a Hugging Face OWL-ViT or OWLv2 folder, or a hub
-                id such as ``google/owlv2-base-patch16-ensemble``.
+            folder_or_id: An owlkit model folder, a Hugging Face OWL-ViT or OWLv2 folder, a hub id
+                such as ``google/owlv2-base-patch16-ensemble``, or a folder that ``owlkit export``
+                has written, which needs no PyTorch.
             device: For example ``"cpu"`` or ``"cuda"``; None takes a GPU if there is one.
-            precision: Of the image tower.
+            precision: Of the image tower; an exported model has its own.
             convention: Compute as the original (``scenic``) or as transformers (``hf``) does; None
-                keeps what the checkpoint says.
+                keeps what the checkpoint says, as an exported model always does.
             batch_size: How many images of a list are encoded at a time.
             cache: Where encoded images are kept and looked for, see
                 :class:`owlkit.scene_cache.SceneCache`; None keeps none.
+            providers: Of an exported model, instead of a device: execution providers such as
+                ``["openvino", "cpu"]``, see :class:`owlkit.runtime.session.SessionOptions`.
+            threads: Of an exported model on the CPU; None for one per core.
 
         Raises:
             CheckpointError: If the model is missing or damaged.
-            MissingDependencyError: If PyTorch is not installed.
+            ConfigError: If an option cannot be used, or not with this kind of model.
+            MissingDependencyError: If PyTorch is needed and not installed.
         """
+        if is_exported(folder_or_id):
+            how = ModelOptions(device, precision, convention, providers, threads)
+            return cls(open_exported(folder_or_id, how), batch_size=batch_size, cache=cache)
+        if providers is not None or threads is not None:
+            raise ConfigError(
+                "providers and threads: expected with a folder that owlkit export has written, "
+                f"found {folder_or_id}; PyTorch models take a device"
+            )
         try:
             backend_class = importlib.import_module("owlkit.torch_backend").TorchBackend
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("owlkit"):
                 raise
             raise MissingDependencyError(
-                f"running a PyTorch model needs {error.name}: pip install 'owlkit[torch]'"
+                f"{folder_or_id}: running a PyTorch model needs {error.name}: pip install "
+                "'owlkit[torch]'; without it, give a folder that owlkit export has written"
             ) from error
         backend: Backend = backend_class.from_pretrained(
             folder_or_id, device=device, precision=precision, convention=convention
@@ -202,32 +218,16 @@ class Predictor:
         Raises:
             QueryError: If there is no such class, or an image is not there.
         """
-        self.embed(queries)
-        return queries.chosen(self.backend.identity, name)
+        table = self.embed(queries).table(self.backend.identity)
+        keys = (ExampleKey.of(one, queries.choice) for one in queries[name].all_examples)
+        return [table.examples[key] for key in keys]
 
     def _embed_examples(
         self, example: Example, keys: Sequence[ExampleKey]
     ) -> list[EmbeddedExample]:
         """What stands for boxes on the image of an example."""
         scene = self.encode(example.pixels())
-        arrays, transform = self.patches(scene), scene.transform
-        height, width = example.size
-        extent = transform.apply([[0, 0, width, height]])[0]
-        found = []
-        for key in keys:
-            box = None if key.box is None else transform.apply([key.box])[0]
-            choice = choose_patch(arrays, box, rule=key.choice, extent=extent)
-            x0, y0, x1, y1 = transform.invert(arrays.boxes[choice.patch, None])[0].tolist()
-            found.append(
-                EmbeddedExample(
-                    vector=directions(arrays.class_embeds[choice.patch]),
-                    patch=choice.patch,
-                    box=(x0, y0, x1, y1),
-                    iou=choice.iou,
-                    objectness=_probability(choice.objectness),
-                )
-            )
-        return found
+        return choose_examples(self.patches(scene), scene.transform, keys)
 
     @overload
     def detect(
@@ -396,7 +396,3 @@ class Predictor:
             image_size=scene.transform.image_size,
             source=scene.source,
         )
-
-
-def _probability(logit: float | None) -> float | None:
-    return None if logit is None else float(1 / (1 + np.exp(-np.float64(logit))))

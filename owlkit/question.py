@@ -75,7 +75,7 @@ class Question:
 
     def part(self, names: Sequence[str]) -> "Question":
         """The same question about some of the classes."""
-        rows = [self.queries.names.index(name) for name in names]
+        rows = [self.queries.row(name) for name in names]
         selection, calibrations = self.selection, self.calibrations
         if isinstance(selection.threshold, tuple):
             limits = [selection.threshold[row] for row in rows]

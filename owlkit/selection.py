@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from owlkit.errors import QueryError
 
 Threshold = float | Sequence[float] | NDArray[np.floating[Any]]
+
+DEFAULT_THRESHOLD = 0.1
+"""Where nobody says what score is enough."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Selection:
         QueryError: If a value is out of its range or two contradict each other.
     """
 
-    threshold: Threshold = 0.1
+    threshold: Threshold = DEFAULT_THRESHOLD
     nms_iou: float | None = None
     class_agnostic: bool = False
     soft_nms: Literal["linear", "gaussian"] | None = None
@@ -77,6 +80,16 @@ def checked_threshold(threshold: Threshold) -> NDArray[np.float64]:
     if outside.size:
         raise QueryError(f"expected a threshold in [0, 1], found {outside.flat[0]}")
     return checked
+
+
+def passes(scores: NDArray[np.float32], thresholds: ArrayLike) -> NDArray[np.bool_]:
+    """Which scores [N] one threshold, or one for each [N], lets through.
+
+    Compared as float32 numbers, strictly; the threshold 0 lets every score through.
+    """
+    limits = np.asarray(thresholds, dtype=np.float32)
+    passed: NDArray[np.bool_] = (scores > limits) | (limits == 0)
+    return passed
 
 
 def _check_nms_iou(nms_iou: float | None) -> None:

@@ -43,10 +43,11 @@ def slicer_callback(
         QueryError: If the queries cannot be used.
         MissingDependencyError: When called, if `supervision` is not installed.
     """
-    if not isinstance(queries, QuerySet):
+    if isinstance(queries, QuerySet):
+        query_set = queries
+    else:
         chosen = {key: options.pop(key) for key in ("templates", "ensemble") if key in options}
-        queries = QuerySet.from_text(queries, **chosen)
-    query_set = queries
+        query_set = QuerySet.from_text(queries, **chosen)
 
     def callback(slices: Any) -> Any:
         if isinstance(slices, list):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from owlkit.backend import PatchArrays
 from owlkit.calibration import Calibration
-from owlkit.errors import ConfigError
+from owlkit.errors import ConfigError, QueryError
 from owlkit.geometry import Preprocessing
 from owlkit.models.convention import ConventionName
 from owlkit.models.detector import OwlDetector
@@ -116,7 +116,17 @@ class TorchBackend:
 
     @torch.inference_mode()
     def score(self, features: ImageFeatures, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One image's logits [P, Q] for unit vectors or means of unit vectors [Q, E]."""
+        """One image's logits [P, Q] for unit vectors or means of unit vectors [Q, E].
+
+        Raises:
+            QueryError: If the vectors or the features are another model's, of another width.
+        """
+        width = features.class_embeds.shape[-1]
+        if queries.shape[1] != width:
+            raise QueryError(
+                f"expected queries as wide as the image's embeddings, {width}; found "
+                f"{queries.shape[1]}: they are of another model"
+            )
         logits = score_queries(
             features.class_embeds,
             features.logit_shift,

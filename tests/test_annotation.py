@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from owlkit.annotation import AnnotationJob, Shard
+from owlkit.annotation import job as job_module
 from owlkit.detections import Detections
 from owlkit.errors import ConfigError, DatasetError
 from owlkit.labels import coco_files
@@ -112,9 +113,15 @@ def test_a_job_goes_on_with_another_number_of_processes(
     assert text_of(job, images) == expected
 
 
+@pytest.mark.parametrize("block", [7, 1 << 16])
 def test_a_half_written_line_is_dropped(
-    images: dict[str, Path], tmp_path: Path, expected: str
+    images: dict[str, Path],
+    tmp_path: Path,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    block: int,
 ) -> None:
+    monkeypatch.setattr(job_module, "_BLOCK_BYTES", block)
     job = AnnotationJob(tmp_path / "job", SETTINGS)
     label(job, images)
     file = job.folder / "shard-01-of-01.jsonl"

@@ -257,6 +257,17 @@ def test_only_what_changed_is_encoded(
     assert opened.search(vectors) == index.search(vectors)
 
 
+def test_an_index_is_not_replaced_by_that_of_another_folder(
+    update: Update, images: dict[str, Path], folder: Path
+) -> None:
+    update()
+    maker = Maker()
+    with pytest.raises(DatasetError, match="expected an index of these images, found one of 11"):
+        update_patch_index(folder, {"a.png": images["0/0.png"]}, maker, identity="model")
+    assert maker.images == 0
+    assert len(PatchIndex.open(folder, "model")) == 11
+
+
 def test_an_interrupted_update_keeps_what_it_encoded(
     update: Update, images: dict[str, Path], folder: Path
 ) -> None:

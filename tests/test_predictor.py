@@ -198,6 +198,9 @@ def test_misuse_is_explained(predictor: Predictor, image: Image.Image, owlv2_fol
         predictor.detect(image, [])
     with pytest.raises(QueryError, match="already has its prompts"):
         predictor.detect(image, QuerySet.from_text(["cat"]), templates="ensemble7")
+    for templates in (3, [["a {}"]]):
+        with pytest.raises(QueryError, match="templates"):
+            predictor.detect(image, ["cat"], templates=templates)  # type: ignore[arg-type]
     with pytest.raises(QueryError, match=r"\[0, 1\]"):
         predictor.detect(image, NAMES, threshold=1.5)
     with pytest.raises(ImageError, match=r"no\.jpg"):

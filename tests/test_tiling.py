@@ -272,8 +272,28 @@ def test_soft_nms_fusion_and_agnostic_merging_happen_once():
     agnostic, within = merged(Selection(class_agnostic=True))
     assert (within.nms_iou, within.class_agnostic) == (0.5, True)
     assert agnostic.names == ("square",)
-    assert len(merged(Selection(nms_iou=0.5, top_k=1))[0]) == 1
+    best, within = merged(Selection(nms_iou=0.5, top_k=1))
+    assert (len(best), within.top_k) == (1, None)
     assert len(merged(Selection())[0]) == 2
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_a_box_of_another_class_stands_for_a_cut_one_only_if_asked(class_agnostic):
+    boxes = [[44, 10, 64, 30], [2, 10, 32, 30]]
+
+    def look(views, selection):
+        found = zip(boxes, NAMES, range(2), strict=True)
+        return [Detections([box], [0.8], [label], [name]) for box, name, label in found]
+
+    found = detect_tiles(
+        look,
+        np.zeros((64, 112, 3), np.uint8),
+        Tiling(64, overlap=0.25, whole=False),
+        (64, 64),
+        batch_size=2,
+        selection=Selection(class_agnostic=class_agnostic),
+    )
+    assert set(found.names) == ({"disc"} if class_agnostic else set(NAMES))
 
 
 def test_views_come_in_batches_and_results_must_fit():

@@ -1,6 +1,7 @@
 """The progress of a job on the disk."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from owlkit.annotation.loading import Group, file_stamp, read_ahead
 from owlkit.annotation.results import Place, Results, damaged
-from owlkit.annotation.settings import FORMAT, check_equal, read_settings
+from owlkit.annotation.settings import FORMAT, SETTINGS_FILE, check_equal, read_settings
 from owlkit.annotation.shard import Shard
 from owlkit.detections import Detections
 from owlkit.errors import DatasetError
@@ -22,6 +23,8 @@ Detect = Callable[[list[NDArray[np.uint8]]], list[Detections]]
 """Finds the classes of a job in RGB images, uint8 [h, w, 3]."""
 
 _SHOWN = 5
+# Read at a time to find the end of the last whole line.
+_BLOCK_BYTES = 1 << 16
 
 
 class AnnotationJob:
@@ -39,7 +42,7 @@ class AnnotationJob:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, begin: bool = True) -> None:
         self.folder = folder
-        path = folder / "settings.json"
+        path = folder / SETTINGS_FILE
         if begin and not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as scratch:
@@ -148,7 +151,7 @@ class AnnotationJob:
                     yield start, line
                 elif line != self._head:
                     raise DatasetError(
-                        f"{file}: expected progress of the job in {self.folder / 'settings.json'}, "
+                        f"{file}: expected progress of the job in {self.folder / SETTINGS_FILE}, "
                         "found that of a job with other settings; choose another folder"
                     )
                 start += len(text)
@@ -176,8 +179,13 @@ class AnnotationJob:
 def _cut_half_line(path: Path) -> None:
     """Removes what stands after the last line break."""
     with path.open("r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        end, break_at = file.seek(0, os.SEEK_END), -1
+        while end and break_at < 0:
+            start = max(0, end - _BLOCK_BYTES)
+            file.seek(start)
+            break_at = file.read(end - start).rfind(b"\n")
+            end = start + break_at + 1 if break_at >= 0 else start
+        file.truncate(end)
 
 
 def _rounded(found: Detections, size: tuple[int, ...]) -> dict[str, Any]:

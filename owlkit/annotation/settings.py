@@ -7,6 +7,7 @@ from typing import Any
 from owlkit.errors import ConfigError
 
 FORMAT = "owlkit annotation 1"
+SETTINGS_FILE = "settings.json"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         settings = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{path.parent}: expected a job that has begun, found none") from None
     except ValueError as error:
         raise ConfigError(f"{path}: expected settings of a job, found {error}") from error

@@ -12,9 +12,11 @@ from owlkit.cli import (
     detect,
     evaluate,
     evaluate_encoder,
+    evaluate_queries,
     export_backbone,
     find,
     make_detector,
+    make_queries,
     make_shards,
     search,
     train,
@@ -34,11 +36,18 @@ COMMANDS: dict[str, Command] = {
         evaluate_encoder.run,
         extra="train",
     ),
+    "evaluate-queries": Command(
+        evaluate_queries.SUMMARY,
+        evaluate_queries.add_arguments,
+        evaluate_queries.run,
+        extra="train",
+    ),
     "export-backbone": Command(
         export_backbone.SUMMARY, export_backbone.add_arguments, export_backbone.run
     ),
     "find": Command(find.SUMMARY, find.add_arguments, find.run),
     "make-detector": Command(make_detector.SUMMARY, make_detector.add_arguments, make_detector.run),
+    "make-queries": Command(make_queries.SUMMARY, make_queries.add_arguments, make_queries.run),
     "make-shards": Command(
         make_shards.SUMMARY, make_shards.add_arguments, make_shards.run, extra="train"
     ),

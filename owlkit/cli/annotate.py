@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.annotation import AnnotationJob, Group, Results, Shard
+from owlkit.annotation.settings import SETTINGS_FILE, read_settings
 from owlkit.cli.files import find_sources, prepare_folder
-from owlkit.cli.query_option import QUERIES_HELP, read_queries
+from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
+from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
 from owlkit.cli.selection_options import add_selection_arguments, detect_options
 from owlkit.contact_sheet import by_doubt, draw_contact_sheet
 from owlkit.errors import ConfigError, ImageError
@@ -50,6 +53,7 @@ _FORMATS = {
 }
 _SUMMARY_FILE = "summary.json"
 _SHEETS = "sheets"
+_PROGRESS = "progress"
 _PER_SHEET = 24
 _SHOWN = 10
 
@@ -83,12 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"most contact sheets of {_PER_SHEET} images, doubtful ones first (default 10)",
     )
     add_selection_arguments(parser)
-    parser.add_argument("--templates", choices=sorted(TEMPLATES), default="none")
+    parser.add_argument(
+        "--templates", choices=sorted(TEMPLATES), default="none", help=TEMPLATES_HELP
+    )
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default 1)")
     parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="(default float32)",
     )
+    add_runtime_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -114,13 +124,13 @@ def run(options: argparse.Namespace) -> int:
     keywords = detect_options(options)
     images, settings = _find_images(folders, options.out)
     settings |= _settings(options, queries)
-    progress = options.out / "progress"
+    progress = options.out / _PROGRESS
     output = LabelFolder(options.out, progress / "written.txt")
     _check_names(options.format, images, queries.names)
-    output.check_free([*_FORMATS[options.format][1], _SHEETS, _SUMMARY_FILE])
-    prepare_folder(options.out, option="--out")
-    if options.merge or (progress / "settings.json").exists():
+    if options.merge or (progress / SETTINGS_FILE).exists():
         job = AnnotationJob(progress, settings, begin=False)
+    prepare_folder(options.out, option="--out")
+    output.check_free([*_FORMATS[options.format][1], _SHEETS, _SUMMARY_FILE])
     labelled = 0
     if not options.merge:
         predictor = _load(model, options)
@@ -185,15 +195,29 @@ def _find_images(folders: Sequence[str], out: Path) -> tuple[Images, dict[str, A
         root = os.path.commonpath(places)
     except ValueError as error:
         raise ConfigError(f"expected folders below one, found {', '.join(folders)}") from error
-    resolved_out = out.resolve()
+    others = _other_results(folders)
     found = {
         Path(os.path.relpath(source, root)).as_posix(): Path(os.path.abspath(source))
         for source in find_sources(folders, out)
-        # Links to images lie in the folder of the results, too.
-        if not Path(source).parent.resolve().is_relative_to(resolved_out)
+        if others.isdisjoint(Path(os.path.abspath(source)).parents)
     }
+    if not found:
+        raise ImageError(f"expected images, found only results in {', '.join(folders)}")
     parts = sorted(Path(os.path.relpath(place, root)).as_posix() for place in places)
     return {name: found[name] for name in sorted(found)}, {"folders": parts}
+
+
+def _other_results(folders: Iterable[str]) -> set[Path]:
+    """Results of other jobs in the folders: sheets and links to images, which are none of these."""
+    results = set()
+    for folder in map(os.path.abspath, folders):
+        for settings in Path(folder).rglob(f"{_PROGRESS}/{SETTINGS_FILE}"):
+            with suppress(ConfigError):
+                read_settings(settings)
+                results.add(settings.parent.parent)
+        # One that is named is meant.
+        results.discard(Path(folder))
+    return results
 
 
 def _settings(options: argparse.Namespace, queries: "QuerySet") -> dict[str, Any]:
@@ -233,16 +257,20 @@ def _load(model: str, options: argparse.Namespace) -> "Predictor":
 
     return Predictor.from_pretrained(
         model,
-        device=options.device or _own_gpu(),
+        device=options.device or _own_gpu(model, options),
         precision=options.precision,
         batch_size=options.batch_size,
+        **runtime_options(options),
     )
 
 
-def _own_gpu() -> str | None:
+def _own_gpu(model: str, options: argparse.Namespace) -> str | None:
     """The GPU of a process that torchrun started; None elsewhere."""
+    from owlkit.runtime import is_exported
+
     rank = os.environ.get("LOCAL_RANK", "")
-    if not rank.isdecimal():
+    # On what an exported model runs, its providers say.
+    if not rank.isdecimal() or options.providers is not None or is_exported(model):
         return None
     import torch
 

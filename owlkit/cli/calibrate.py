@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from owlkit.cli.files import prepare_file, prepare_folder, write_json
+from owlkit.cli.query_option import TEMPLATES_HELP, read_queries
 from owlkit.errors import CheckpointError, ConfigError
 from owlkit.prompts import TEMPLATES
 from owlkit.queries import QuerySet
@@ -40,13 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queries", help="file of queries, or words (default: the annotations' classes)"
     )
-    parser.add_argument("--templates", choices=sorted(TEMPLATES), default="none")
     parser.add_argument(
-        "--method", choices=("temperature", "platt", "isotonic"), default="platt", help="(platt)"
+        "--templates", choices=sorted(TEMPLATES), default="none", help=TEMPLATES_HELP
     )
-    parser.add_argument("--per", choices=("model", "class"), default="model", help="(model)")
     parser.add_argument(
-        "--threshold", default="f1", help="f1, precision=0.9, recall=0.9 or none (default f1)"
+        "--method",
+        choices=("temperature", "platt", "isotonic"),
+        default="platt",
+        help="what turns logits into probabilities (default platt)",
+    )
+    parser.add_argument(
+        "--per",
+        choices=("model", "class"),
+        default="model",
+        help="what gets a fit of its own (default model)",
+    )
+    parser.add_argument(
+        "--threshold",
+        default="f1",
+        help="by what thresholds are chosen: f1, precision=0.9, recall=0.9 or none (default f1)",
     )
     parser.add_argument(
         "--iou", type=float, default=0.5, help="overlap from which a box is right (default 0.5)"
@@ -103,7 +116,9 @@ def run(options: argparse.Namespace) -> int:
     print(measurement.report.to_markdown(), end="")
     if options.report:
         _write_report(measurement, options)
-        print(options.report)
+    for written in (options.out, options.write_model and options.model, options.report):
+        if written:
+            print(written)
     return 0
 
 
@@ -150,8 +165,6 @@ def _read(
 def _queries(options: argparse.Namespace, truth: "Truth") -> QuerySet:
     if options.queries is None:
         return QuerySet.from_text([*truth.names.values()], templates=options.templates)
-    from owlkit.cli.query_option import read_queries
-
     return read_queries(options.queries, options.templates)
 
 

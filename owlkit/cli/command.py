@@ -37,7 +37,7 @@ class Command:
             program: What the help calls the command.
 
         Returns:
-            Exit status.
+            Exit status; 130 after an interrupt, as shells have it.
         """
         parser = argparse.ArgumentParser(prog=program, description=self.summary)
         self.add_arguments(parser)
@@ -52,6 +52,9 @@ class Command:
             # The reader has seen enough (`| head`); nothing more may be flushed at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
         except (OwlkitError, OSError) as error:
             message = str(error)
         except ModuleNotFoundError as error:

@@ -16,9 +16,11 @@ from owlkit.cli.files import (
     check_nothing_is_overwritten,
     find_sources,
     picture_names,
+    prepare_folder,
     write_json,
 )
-from owlkit.cli.query_option import QUERIES_HELP, read_queries
+from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
+from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
 from owlkit.cli.selection_options import add_selection_arguments, detect_options
 from owlkit.cli.stream import (
     DetectFrames,
@@ -57,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     add_selection_arguments(parser)
-    parser.add_argument("--templates", choices=sorted(TEMPLATES), default="none")
+    parser.add_argument(
+        "--templates", choices=sorted(TEMPLATES), default="none", help=TEMPLATES_HELP
+    )
     parser.add_argument("--every", type=int, default=1, help="of so many frames look at one")
     parser.add_argument("--max-frames", type=int, help="look at so many frames of each video")
     parser.add_argument(
@@ -69,11 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="boxes that score less only continue objects (default 0: all may begin one)",
     )
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="frames or tiles per pass (default 8)"
+    )
     parser.add_argument("--font", type=Path, help="font file for the names in the pictures")
     parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="(default float32)",
     )
+    add_runtime_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ImageError: If there are no sources, or a result would replace one of them.
         QueryError: If the words or an option cannot be used.
-        ConfigError: If an option of videos is out of its range.
+        ConfigError: If a number of frames is out of its range, or results cannot be written.
         DetectionsError: If the font cannot be read.
         MissingDependencyError: If tracking is asked for and not installed.
     """
@@ -101,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     targets = [path for both in videos.values() for path in both]
     check_nothing_is_overwritten([*sources, *videos], [results, *pictures.values(), *targets])
     predictor = _load(options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(options.out, option="--out")
     palette = class_palette(one.colour for one in queries.classes)
     draw = partial(draw_detections, palette=palette, font=options.font)
 
@@ -188,7 +199,11 @@ def _find_images(options: argparse.Namespace, *, optional: bool) -> list[str]:
 
 def _checked_stream_options(options: argparse.Namespace) -> Callable[[float], Tracker] | None:
     """What makes the tracker of a video, if one is asked for; raises what options deserve."""
-    for option, value in (("--every", options.every), ("--max-frames", options.max_frames)):
+    for option, value in (
+        ("--every", options.every),
+        ("--max-frames", options.max_frames),
+        ("--batch-size", options.batch_size),
+    ):
         if value is not None and value < 1:
             raise ConfigError(f"{option}: expected at least 1, found {value}")
     if not options.track:
@@ -202,7 +217,11 @@ def _load(options: argparse.Namespace) -> "Predictor":
     from owlkit.predictor import Predictor
 
     return Predictor.from_pretrained(
-        options.model, device=options.device, precision=options.precision
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        **runtime_options(options),
     )
 
 

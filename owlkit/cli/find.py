@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from owlkit.cli.files import find_sources, prepare_file, prepare_folder, write_json
-from owlkit.cli.query_option import QUERIES_HELP, read_queries
+from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
+from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
 from owlkit.errors import ConfigError, ImageError, QueryError
 from owlkit.heatmaps import sheet
 from owlkit.images import load_image
@@ -47,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--box", help="where --like shows it: x0,y0,x1,y1 in pixels (default: what stands out)"
     )
     parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument("--templates", choices=sorted(TEMPLATES), default="none")
+    parser.add_argument(
+        "--templates", choices=sorted(TEMPLATES), default="none", help=TEMPLATES_HELP
+    )
     parser.add_argument(
         "--index", type=Path, help=f"folder that keeps the patches (default FOLDER/{_INDEX})"
     )
@@ -64,8 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="images per pass (default 8)")
     parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="(default float32)",
     )
+    add_runtime_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         precision=options.precision,
         batch_size=options.batch_size,
+        **runtime_options(options),
     )
     # First, because it is quick and may fail.
     predictor.embed(queries)
@@ -99,6 +107,9 @@ def run(options: argparse.Namespace) -> int:
         box = ",".join(f"{number:.0f}" for number in hit.box)
         name = "" if options.like else f"  {queries.names[hit.query]}"
         print(f"{hit.score:.4f}  {options.folder / hit.path}  {box}{name}")
+    if not hits:
+        unwritten = f"; {options.out} is not written" if options.out else ""
+        print(f"nothing found{unwritten}", file=sys.stderr)
     if options.json:
         found = {
             "like": chosen,

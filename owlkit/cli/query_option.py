@@ -9,6 +9,7 @@ from owlkit.queries import QuerySet
 from owlkit.queries.syntax import parse_words
 
 QUERIES_HELP = 'what to find: "cat, remote control", "face [nose, eye]", or a saved query file'
+TEMPLATES_HELP = "prompts that words are put into (default none)"
 
 # What `QuerySet.save` is usually given; a word that ends so is a file that is not there.
 _SUFFIX = ".queries"

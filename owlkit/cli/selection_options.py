@@ -17,7 +17,9 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="least score (default: the class's own, else the model's, else 0.1)",
     )
-    parser.add_argument("--nms-iou", type=float, default=0.5, help="overlap that duplicates exceed")
+    parser.add_argument(
+        "--nms-iou", type=float, default=0.5, help="overlap that duplicates exceed (default 0.5)"
+    )
     parser.add_argument("--top-k", type=int, default=300, help="most boxes per image (default 300)")
     parser.add_argument("--exclusive", action="store_true", help="at most one class for each box")
     parser.add_argument(

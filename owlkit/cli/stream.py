@@ -190,8 +190,9 @@ def _line(frame: Frame, detections: Detections) -> str:
 @contextmanager
 def _lines(path: Path) -> Iterator[IO[str]]:
     """A file of lines, which does not stay if none was written."""
+    file = path.open("w", encoding="utf-8", errors="backslashreplace")
     try:
-        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with file:
             yield file
     finally:
         if not path.stat().st_size:

@@ -9,12 +9,13 @@ Shapes: N detections, C classes.
 - [3]: Centered Isotonic Regression, Oron and Flournoy 2017, https://arxiv.org/abs/1701.05964
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
+from scipy.special import expit
 
 from owlkit.calibration import Calibration
 from owlkit.errors import ConfigError, DatasetError
@@ -24,9 +25,9 @@ from owlkit.evaluation.operating_points import (
     Target,
     choose_threshold,
     measure_threshold,
-    passes,
 )
 from owlkit.evaluation.reliability import brier_score, expected_calibration_error
+from owlkit.selection import DEFAULT_THRESHOLD, passes
 
 Method = Literal["temperature", "platt", "isotonic"]
 Per = Literal["model", "class"]
@@ -34,15 +35,11 @@ Per = Literal["model", "class"]
 LEAST_PAIRS = 20
 """A class with fewer detections, or none that is right, is not fitted."""
 
-UNCALIBRATED_THRESHOLD = 0.1
-"""What is used where nobody chooses a threshold."""
-
 # So many right detections of a class outweigh what holds for all classes together. On the
 # quickstart's scenes (8 objects a class) 4 to 16 give the best likelihood on other images.
 _PRIOR_OBJECTS = 8
 # Temperatures beyond a hundredth and a hundred are no fit but a failure.
 _LOG_SCALE_BOUND = float(np.log(100))
-_UNCALIBRATED = Calibration.linear(1.0)
 
 
 @dataclass(frozen=True)
@@ -53,13 +50,10 @@ class ClassSettings:
         calibration: From logits to probabilities.
         point: The chosen threshold and what it does to the data it was chosen on; None if none
             was asked for.
-        is_own: Whether it was fitted on this class; False: too few of its detections are known to
-            be right or wrong, so that it has the settings of all classes together.
     """
 
     calibration: Calibration
     point: OperatingPoint | None
-    is_own: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,14 @@ class CalibrationFit:
 
     Attributes:
         shared: For all classes together.
-        classes: For each class (C); all ``shared`` if that was asked for.
+        classes: For each class (C): the object ``shared`` itself where it has no settings of its
+            own.
+        too_few: Which classes were to have their own, but have too few detections.
     """
 
     shared: ClassSettings
     classes: tuple[ClassSettings, ...]
+    too_few: tuple[int, ...] = ()
 
 
 def fit_calibration(
@@ -143,7 +140,7 @@ def _fit_platt(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> Cal
     def loss(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         scale = np.exp(point[0])
         scaled = scale * centred + point[1]
-        slope = (_sigmoid(scaled) - targets) / len(scaled)
+        slope = (expit(scaled) - targets) / len(scaled)
         gradient = np.array([scale * (slope @ centred), slope.sum()])
         return negative_log_likelihood(scaled, targets), gradient
 
@@ -181,10 +178,6 @@ def negative_log_likelihood(logits: NDArray[np.float64], targets: ArrayLike) -> 
     return float(np.mean(np.logaddexp(0, logits) - outcomes * logits)) if len(logits) else 0.0
 
 
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.exp(-np.logaddexp(0, -logits)))
-
-
 def fit_pairs(
     pairs: CalibrationPairs,
     *,
@@ -212,17 +205,17 @@ def fit_pairs(
     everything = np.ones(len(pairs.labels), bool)
     calibration = fit_calibration(pairs.logits, pairs.is_true, method=method)
     shared = _with_threshold(calibration, pairs, everything, int(objects.sum()), target)
-    classes = [shared] * len(pairs.names)
+    classes, too_few = [shared] * len(pairs.names), []
     for label in range(len(classes) if per == "class" else 0):
         mine = pairs.labels == label
         if mine.sum() < LEAST_PAIRS or not pairs.is_true[mine].any():
-            classes[label] = replace(shared, is_own=False)
+            too_few.append(label)
             continue
         own = fit_calibration(
             pairs.logits[mine], pairs.is_true[mine], method=method, prior=calibration
         )
         classes[label] = _with_threshold(own, pairs, mine, int(objects[label]), target)
-    return CalibrationFit(shared, tuple(classes))
+    return CalibrationFit(shared, tuple(classes), tuple(too_few))
 
 
 def _with_threshold(
@@ -245,7 +238,7 @@ def calibrated_scores(pairs: CalibrationPairs, fit: CalibrationFit | None) -> ND
     """The probability of each detection [N]; None for the plain sigmoid of its logit."""
     logits = pairs.logits.astype(np.float32)
     if fit is None:
-        return _UNCALIBRATED.probabilities(logits)
+        return Calibration().probabilities(logits)
     scores = np.zeros(len(logits), np.float32)
     for label, settings in enumerate(fit.classes):
         mine = pairs.labels == label
@@ -292,7 +285,7 @@ def measure_fit(pairs: CalibrationPairs, fit: CalibrationFit | None) -> Calibrat
     """
     scores = calibrated_scores(pairs, fit)
     objects = pairs.object_counts()
-    thresholds = np.full(len(pairs.names), UNCALIBRATED_THRESHOLD)
+    thresholds = np.full(len(pairs.names), DEFAULT_THRESHOLD)
     for label, settings in enumerate(fit.classes if fit else ()):
         if settings.point is not None:
             thresholds[label] = settings.point.threshold

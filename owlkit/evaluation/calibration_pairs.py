@@ -6,7 +6,6 @@ Shapes: N detections, G objects, C classes.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -102,10 +101,9 @@ def probe_queries(queries: QuerySet) -> tuple[QuerySet, float]:
     for name, times in Counter(queries.names).items():
         if times > 1:
             raise QueryError(f"expected classes with different names, found {name!r} {times} times")
-    # Changing the classes of the copy leaves the other as it is; embeddings are shared.
-    probes = copy(queries)
+    probes = queries.subset(queries.names)
     for name in probes.names:
-        probes.update(name, calibration=_PROBE, threshold=None)
+        probes.update(name, calibration=_PROBE)
     lowest_logit = np.log(LOWEST_SCORE / (1 - LOWEST_SCORE))
     return probes, float(_PROBE.probabilities(np.array([lowest_logit], np.float32))[0])
 

@@ -53,7 +53,7 @@ class CalibrationReport:
             "fitted_on": self.fitted_on.to_dict(),
             "model": _settings_to_dict(self.fit.shared),
             "classes": {
-                name: _settings_to_dict(settings)
+                name: {"own": settings is not self.fit.shared, **_settings_to_dict(settings)}
                 for name, settings in zip(self.names, self.fit.classes, strict=True)
             },
         }
@@ -90,25 +90,26 @@ class CalibrationReport:
             "|---|---|---|---|---|",
             _threshold_row("all together", self.fit.shared),
         ]
-        if any(settings is not self.fit.shared for settings in self.fit.classes):
-            for name, settings in zip(self.names, self.fit.classes, strict=True):
-                if settings.is_own:
-                    lines.append(_threshold_row(name, settings))
+        lines += [_threshold_row(name, settings) for name, settings in self._own()]
         return ["\n".join(lines)]
 
+    def _own(self) -> list[tuple[str, ClassSettings]]:
+        """Name and settings of the classes that have their own."""
+        pairs = zip(self.names, self.fit.classes, strict=True)
+        return [(name, settings) for name, settings in pairs if settings is not self.fit.shared]
+
     def _remarks(self) -> list[str]:
-        pairs = list(zip(self.names, self.fit.classes, strict=True))
-        fallen = [name for name, settings in pairs if not settings.is_own]
+        few = [self.names[label] for label in self.fit.too_few]
         missed = [
             name
-            for name, settings in [("all together", self.fit.shared), *pairs]
-            if settings.is_own and settings.point is not None and not settings.point.reached
+            for name, settings in [("all together", self.fit.shared), *self._own()]
+            if settings.point is not None and not settings.point.reached
         ]
         remarks = []
-        if fallen:
+        if few:
             remarks.append(
-                f"{len(fallen)} of {len(pairs)} classes have too few detections and get the "
-                f"settings of all together: {_listed(fallen)}."
+                f"{len(few)} of {len(self.names)} classes have too few detections and get the "
+                f"settings of all together: {_listed(few)}."
             )
         if missed:
             remarks.append(f"The target of thresholds cannot be reached for {_listed(missed)}.")
@@ -124,10 +125,7 @@ def _threshold_row(name: str, settings: ClassSettings) -> str:
 
 
 def _settings_to_dict(settings: ClassSettings) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "calibration": settings.calibration.to_dict(),
-        "own": settings.is_own,
-    }
+    content: dict[str, Any] = {"calibration": settings.calibration.to_dict()}
     point = settings.point
     if point is not None:
         content["threshold"] = point.threshold

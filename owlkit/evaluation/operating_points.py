@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.errors import ConfigError
+from owlkit.selection import passes
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ def choose_threshold(
         objects: How many objects there were to find, found or not.
         target: What to choose it for.
     """
+    if not len(scores):
+        return OperatingPoint(1.0, 1.0, float(objects == 0), target.kind == "precision")
     order = np.argsort(-scores, kind="stable")
     ranked, right = scores[order].astype(np.float32), np.cumsum(is_true[order])
     # Equal scores pass together.
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True)) if len(ranked) else order
-    if not len(last):
-        return OperatingPoint(1.0, 1.0, float(objects == 0), target.kind == "precision")
+    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
     true, kept = right[last], last + 1
     precision, recall = true / kept, true / max(objects, 1)
     place, reached = _place(precision, recall, 2 * true / (kept + objects), target)
@@ -146,11 +147,3 @@ def measure_threshold(
         precision=true / kept if kept else 1.0,
         recall=true / objects if objects else 1.0,
     )
-
-
-def passes(
-    scores: NDArray[np.float32], thresholds: float | NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Which scores [N] a threshold, or one for each [N], lets through; as `select_pairs` does."""
-    limits = np.asarray(thresholds, np.float32)
-    return np.asarray((scores > limits) | (limits == 0))

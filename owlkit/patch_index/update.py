@@ -77,8 +77,9 @@ def update_patch_index(
         The index, and what changed.
 
     Raises:
-        DatasetError: If a file of the index is damaged, or it is of another model or another
-            number of patches per image; or if what the model makes of an image is not finite.
+        DatasetError: If a file of the index is damaged, or it is of another model, another number
+            of patches per image or other images altogether; or if what the model makes of an image
+            is not finite.
         ConfigError: If a number is below 1, or the folder cannot be made.
         QueryError: If patches are to be chosen, and the model does not predict objectness.
     """
@@ -91,6 +92,11 @@ def update_patch_index(
     current = _current(shards, stamps)
     fresh = [name for name in names if name not in current]
     known = {path for shard in shards for path in shard.paths}
+    if known and names and known.isdisjoint(names):
+        raise DatasetError(
+            f"{folder}: expected an index of these images, found one of {len(known)} others, which "
+            f"would all be dropped, such as {min(known)}; choose another folder for the index"
+        )
     writer = _Writer(folder, kind)
     unreadable = writer.encode(
         fresh, images, stamps, encode=encode, batch_size=batch_size, show=show

@@ -74,9 +74,13 @@ class Combination:
             centres = examples
         if text is None:
             return centres
+        return self.mixed(text, centres)
+
+    def mixed(self, text: NDArray[np.float32], example: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The vector of a text and an example together [..., E]."""
         weight = np.float32(self.text_weight)
-        mixed: NDArray[np.float32] = weight * text + (1 - weight) * centres
-        return mixed
+        both: NDArray[np.float32] = weight * text + (1 - weight) * example
+        return both
 
 
 def directions(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

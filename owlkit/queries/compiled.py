@@ -3,13 +3,16 @@
 Shapes: P patches, Q classes, V prototypes of all classes, N negatives, E embedding width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.postprocess import MASKED_LOGIT
+
+# Scored together in any case, since each product has a cost of its own.
+_FEW_VECTORS = 256
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -72,13 +75,35 @@ class CompiledQueries:
         Args:
             score: Gives the logits [P, K] of vectors [K, E], in an array of its own.
         """
-        logits = score(self.prototypes)
-        if len(self.starts) < len(self.prototypes):
-            logits = np.maximum.reduceat(logits, self.starts, axis=1)
-        if len(self.negatives):
-            against = score(self.negatives)
-            for rival in np.unique(self.rivals):
-                best = against[:, self.rivals == rival].max(axis=1, keepdims=True)
+        pieces = self._largest(score, self.prototypes, self.starts)
+        rows, logits = next(pieces)
+        if len(rows) < len(self.starts):
+            first, logits = logits, np.empty((len(logits), len(self.starts)), dtype=np.float32)
+            logits[:, rows] = first
+        for rows, best in pieces:
+            logits[:, rows] = best
+        changes = np.flatnonzero(np.diff(self.rivals, prepend=-2))
+        for rows, best in self._largest(score, self.negatives, changes):
+            for rival, against in zip(self.rivals[changes[rows]], best.T, strict=True):
                 columns = logits if rival < 0 else logits[:, rival, None]
-                np.copyto(columns, MASKED_LOGIT, where=columns <= best)
+                np.copyto(columns, MASKED_LOGIT, where=columns <= against[:, None])
         return logits
+
+    def _largest(
+        self, score: Score, vectors: NDArray[np.float32], starts: NDArray[np.int64]
+    ) -> Iterator[tuple[range, NDArray[np.float32]]]:
+        """The largest logit of each group of vectors: some groups, and theirs [P, groups].
+
+        As many at a time as make no more logits than there are classes, or few in any case.
+        """
+        most = max(len(self.starts), _FEW_VECTORS)
+        ends = np.append(starts[1:], len(vectors))
+        first = 0
+        while first < len(starts):
+            low = starts[first]
+            last = max(first + 1, int(np.searchsorted(ends, low + most, side="right")))
+            found = score(vectors[low : ends[last - 1]])
+            if found.shape[1] > last - first:
+                found = np.maximum.reduceat(found, starts[first:last] - low, axis=1)
+            yield range(first, last), found
+            first = last

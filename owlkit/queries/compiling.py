@@ -3,13 +3,14 @@
 Shapes: E embedding width, K vectors of a class.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.errors import QueryError
+from owlkit.errors import QueryError, QueryWarning
 from owlkit.queries.combination import directions
 from owlkit.queries.compiled import CompiledQueries
 from owlkit.queries.embeddings import EmbeddingTable, ExampleKey
@@ -57,9 +58,34 @@ class _Compiler:
         return self._queries.combination.prototypes_of(text, examples)
 
     def negatives(self, one: QueryClass) -> Vector:
-        """What competes with a class [K, E]."""
+        """What competes with a class, as it is asked for itself [K, E].
+
+        Beside a class of texts and examples, a negative takes the place of its own kind in the
+        mixture and the class's other half stays: so texts are compared with texts and examples
+        with examples, which are far nearer to patches.
+        """
         texts = [self._mean(prompts) for prompts in one.negative_prompts]
-        return self.stacked([*texts, *self._units(one.negative_examples)])
+        examples = self._units(one.negative_examples)
+        if one.prompts and one.examples:
+            own_text = self._mean(one.prompts)
+            own_example = directions(self.stacked(self._units(one.examples)).mean(axis=0))
+            background = [self._table.texts[text] for text in self._queries.background]
+            mixed = self._queries.combination.mixed
+            return self.stacked(
+                [
+                    *(mixed(text, own_example) for text in (*texts, *background)),
+                    *(mixed(own_text, example) for example in examples),
+                ]
+            )
+        if examples and not one.examples:
+            warnings.warn(
+                f"class {one.name!r}: negative examples compete with a class that is asked for by "
+                "texts alone; as examples are nearer to patches than texts are, they may hide what "
+                "it is: give it an example, too",
+                QueryWarning,
+                stacklevel=2,
+            )
+        return self.stacked([*texts, *examples])
 
     def stacked(self, vectors: Sequence[Vector]) -> Vector:
         """Vectors as rows [K, E], also if there are none."""

@@ -1,5 +1,6 @@
 """What a model made of texts and examples."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +33,8 @@ class EmbeddedExample:
         patch: Its index in the row-major grid.
         box: The box that the model predicts there, xyxy in pixels of the example's image: what was
             taken for the object.
-        iou: Of that box with the example's, in [0, 1]; 1 where the example has none.
+        iou: Of that box with the example's, or with the whole image where the example has none, in
+            [0, 1].
         objectness: Probability that the patch holds any object; None for models without that head.
     """
 
@@ -64,6 +66,16 @@ class EmbeddingTable:
 
     texts: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     examples: dict[ExampleKey, EmbeddedExample] = field(default_factory=dict)
+
+    def part(self, texts: Iterable[str], keys: Iterable[ExampleKey]) -> "EmbeddingTable":
+        """What it holds of these texts and examples, in their order."""
+        return EmbeddingTable(
+            texts={text: self.texts[text] for text in texts if text in self.texts},
+            examples={key: self.examples[key] for key in keys if key in self.examples},
+        )
+
+    def __len__(self) -> int:
+        return len(self.texts) + len(self.examples)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbeddingTable):

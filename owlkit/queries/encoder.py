@@ -48,7 +48,7 @@ class QueryEncoder:
         """The query set of names, see :meth:`QuerySet.from_text`, and its vectors."""
         names = as_texts(names, "names")
         if templates is not None and not isinstance(templates, str):
-            templates = tuple(templates)
+            templates = as_texts(templates, "templates")
         words = names, templates, ensemble
         with self._lock:
             if words not in self._words:

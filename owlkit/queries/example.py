@@ -54,6 +54,8 @@ class Example:
         found = [None] if boxes is None else _checked_boxes(boxes, width, height, image)
         if isinstance(image, str | os.PathLike):
             image = os.fspath(image)
+            # The working directory may be another one when the image is needed again.
+            image = image if "://" in image else os.path.abspath(image)
         digest = _digest(image, pixels)
         return [cls(digest, (height, width), box, image) for box in found]
 
@@ -73,7 +75,7 @@ class Example:
             digest = _digest(self.image, pixels, kind=self.digest.partition(":")[0])
         except (ImageError, OSError) as error:
             raise QueryError(f"the example's image cannot be read: {error}") from error
-        if digest != self.digest:
+        if digest != self.digest or pixels.shape[:2] != self.size:
             raise QueryError(f"{self.where}: expected the image of the example, found another one")
         return pixels
 

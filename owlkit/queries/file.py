@@ -32,6 +32,8 @@ from owlkit.whole_file import written_whole
 FORMAT = "owlkit queries 1"
 # One key for all of it, because safetensors writes several in any order.
 _KEY = "queries"
+# Names of the arrays that are image files begin with this; the digest follows.
+_IMAGE = "image."
 
 Images = Literal["memory", "all", "none"]
 Arrays = dict[str, NDArray[Any]]
@@ -57,16 +59,18 @@ def save_queries(queries: QuerySet, path: Path, *, images: Images) -> None:
             _described_class(one, arrays, path.absolute().parent, images) for one in queries.classes
         ],
         "models": [
-            _described_table(identity, queries, arrays, row)
-            for row, identity in enumerate(queries.models)
+            _described_table(identity, table, arrays, row)
+            for row, (identity, table) in enumerate(queries.embeddings.items())
         ],
     }
     whole = {"format": FORMAT, "checksum": _checksum(content, arrays), "content": content}
     try:
         with written_whole(path) as scratch:
             scratch.write_bytes(save(arrays, metadata={_KEY: json.dumps(whole)}))
-    except OSError as error:
-        raise QueryError(f"{path}: cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        # A path without a file's name, such as ".", is a ValueError.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise QueryError(f"{path}: cannot be written: {reason}") from error
 
 
 def load_queries(path: Path, *, follow: bool) -> QuerySet:
@@ -75,9 +79,10 @@ def load_queries(path: Path, *, follow: bool) -> QuerySet:
         raise QueryError(f"{path}: expected a file with a query set, found none")
     try:
         content, arrays = _read(path)
+        images = _kept_images(arrays)
         queries = QuerySet(
             [
-                _read_class(one, arrays, path.absolute().parent, follow=follow)
+                _read_class(one, images, path.absolute().parent, follow=follow)
                 for one in content["classes"]
             ],
             ensemble=content["ensemble"],
@@ -142,11 +147,11 @@ def _described_class(
 
 
 def _read_class(
-    data: Mapping[str, Any], arrays: Arrays, folder: Path, *, follow: bool
+    data: Mapping[str, Any], images: Mapping[str, bytes], folder: Path, *, follow: bool
 ) -> QueryClass:
     read = dict(data)
     for key in ("examples", "negative_examples"):
-        read[key] = [_read_example(one, arrays, folder, follow=follow) for one in data[key]]
+        read[key] = [_read_example(one, images, folder, follow=follow) for one in data[key]]
     if data["calibration"] is not None:
         read["calibration"] = Calibration.from_dict(data["calibration"])
     return QueryClass(**read)
@@ -156,26 +161,34 @@ def _described_example(
     example: Example, arrays: Arrays, folder: Path, images: Images
 ) -> dict[str, Any]:
     """An example, whose image is named or put among the arrays."""
-    image, kept = example.image, f"image.{example.digest}"
+    image, kept = example.image, f"{_IMAGE}{example.digest}"
     place = None
     if isinstance(image, str):
         place = _place(image, folder)
-    if image is not None and (images == "all" or (images == "memory" and place is None)):
+    wanted = image is not None and (images == "all" or (images == "memory" and place is None))
+    if wanted and kept not in arrays:
         arrays[kept] = np.frombuffer(_as_file(example), dtype=np.uint8)
     return {"digest": example.digest, "size": example.size, "box": example.box, "image": place}
 
 
+def _kept_images(arrays: Arrays) -> dict[str, bytes]:
+    """The image files by their digests, each once however many examples lie on it."""
+    images = {}
+    for name, array in arrays.items():
+        if name.startswith(_IMAGE):
+            if array.dtype != np.uint8 or array.ndim != 1:
+                raise ValueError(f"{name}: expected bytes, found {array.dtype} {array.shape}")
+            images[name.removeprefix(_IMAGE)] = array.tobytes()
+    return images
+
+
 def _read_example(
-    data: Mapping[str, Any], arrays: Arrays, folder: Path, *, follow: bool
+    data: Mapping[str, Any], images: Mapping[str, bytes], folder: Path, *, follow: bool
 ) -> Example:
     digest, (height, width) = _string(data["digest"]), data["size"]
-    kept, place = arrays.get(f"image.{digest}"), data["image"]
-    image: str | bytes | None = None
-    if kept is not None:
-        if kept.dtype != np.uint8 or kept.ndim != 1:
-            raise ValueError(f"image {digest}: expected bytes, found {kept.dtype} {kept.shape}")
-        image = kept.tobytes()
-    elif place is not None and follow:
+    place = data["image"]
+    image: str | bytes | None = images.get(digest)
+    if image is None and place is not None and follow:
         image = _string(place) if "://" in place else str(folder / _string(place))
     sizes = (_integer(height, 1), _integer(width, 1))
     return Example(digest, sizes, None if data["box"] is None else _box(data["box"]), image)
@@ -201,15 +214,13 @@ def _as_file(example: Example) -> bytes:
     return file.getvalue()
 
 
-def _described_table(identity: str, queries: QuerySet, arrays: Arrays, row: int) -> dict[str, Any]:
-    """What a model made of the sources that are still there."""
-    table = queries.table(identity)
-    texts = [text for text in queries.texts if text in table.texts]
-    keys = [key for key in queries.examples if key in table.examples]
-    found = [table.examples[key] for key in keys]
+def _described_table(
+    identity: str, table: EmbeddingTable, arrays: Arrays, row: int
+) -> dict[str, Any]:
+    """What a model made of the sources."""
     for name, vectors in (
-        ("texts", [table.texts[text] for text in texts]),
-        ("examples", [one.vector for one in found]),
+        ("texts", [*table.texts.values()]),
+        ("examples", [one.vector for one in table.examples.values()]),
     ):
         if vectors:
             arrays[f"{name}.{row}"] = np.stack(vectors).astype(np.float32)
@@ -221,9 +232,9 @@ def _described_table(identity: str, queries: QuerySet, arrays: Arrays, row: int)
             "iou": one.iou,
             "objectness": one.objectness,
         }
-        for key, one in zip(keys, found, strict=True)
+        for key, one in table.examples.items()
     ]
-    return {"identity": identity, "texts": texts, "examples": examples}
+    return {"identity": identity, "texts": [*table.texts], "examples": examples}
 
 
 def _read_table(table: EmbeddingTable, data: Mapping[str, Any], arrays: Arrays, row: int) -> None:

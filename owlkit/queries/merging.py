@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+from owlkit.queries.example import Example
 from owlkit.queries.query_class import QueryClass
 from owlkit.queries.query_set import QuerySet
 
@@ -33,9 +34,9 @@ def _joined(one: QueryClass, other: QueryClass) -> QueryClass:
     return QueryClass(
         one.name,
         prompts=_both(one.prompts, other.prompts),
-        examples=_both(one.examples, other.examples),
+        examples=_both_examples(one.examples, other.examples),
         negative_prompts=_both(one.negative_prompts, other.negative_prompts),
-        negative_examples=_both(one.negative_examples, other.negative_examples),
+        negative_examples=_both_examples(one.negative_examples, other.negative_examples),
         threshold=other.threshold if one.threshold is None else one.threshold,
         colour=one.colour or other.colour,
         calibration=one.calibration or other.calibration,
@@ -46,3 +47,9 @@ def _joined(one: QueryClass, other: QueryClass) -> QueryClass:
 def _both(some: tuple[Source, ...], more: tuple[Source, ...]) -> tuple[Source, ...]:
     """What is in either, once."""
     return tuple(dict.fromkeys((*some, *more)))
+
+
+def _both_examples(some: tuple[Example, ...], more: tuple[Example, ...]) -> tuple[Example, ...]:
+    """What is in either, once; of two that show the same, the one that knows its image."""
+    known = {one: one for one in (*more, *some) if one.image is not None}
+    return tuple(known.get(one, one) for one in _both(some, more))

@@ -23,7 +23,9 @@ class QueryClass:
         examples: Boxes on images that show it.
         negative_prompts: Texts that compete with the class, each the average of its prompts: a box
             that fits one of them at least as well is no detection of this class.
-        negative_examples: Boxes on images that show what is no member of the class, likewise.
+        negative_examples: Boxes on images that show what is no member of the class, likewise. They
+            are compared with its examples, which a class with negative examples should have:
+            examples lie nearer to patches than texts do.
         threshold: Least score of its detections, in [0, 1]; None for the model's or the default.
         colour: In which it is drawn, RGB in [0, 255]; None for one of the palette's.
         calibration: What turns its logits into probabilities; None for the model's.
@@ -111,7 +113,7 @@ def _checked_colour(colour: object, where: str) -> Colour | None:
         return None
     try:
         red, green, blue = (int(value) for value in colour)  # type: ignore[attr-defined]  # refused below if it is no triple
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         red = green = blue = -1
     if not all(0 <= value <= 255 for value in (red, green, blue)):
         raise QueryError(

@@ -14,8 +14,9 @@ from owlkit.prompts import TEMPLATES, fill, resolve_templates
 from owlkit.queries.combination import Combination
 from owlkit.queries.compiled import CompiledQueries
 from owlkit.queries.compiling import compile_queries
-from owlkit.queries.embeddings import EmbeddedExample, EmbeddingTable, ExampleKey
+from owlkit.queries.embeddings import EmbeddingTable, ExampleKey
 from owlkit.queries.example import Example
+from owlkit.queries.parents import check_parents, without_lost_parents
 from owlkit.queries.query_class import QueryClass
 from owlkit.queries.texts import as_texts, check_text
 
@@ -69,14 +70,12 @@ class QuerySet:
             )
         if combination is not None and not isinstance(combination, Combination):
             raise QueryError(f"expected a Combination, found {combination!r}")
-        self._classes = found
-        self._check_parents()
         self._ensemble: Ensemble = ensemble
         self._combination = Combination() if combination is None else combination
         self._background = as_texts(background, "background", blank=True)
         self._choice = choice
         self._tables: dict[str, EmbeddingTable] = {}
-        self._compiled: tuple[EmbeddingTable, CompiledQueries] | None = None
+        self._replace_classes(found)
 
     @classmethod
     def from_text(
@@ -146,7 +145,7 @@ class QuerySet:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuerySet):
             return NotImplemented
-        return self._sources == other._sources and self._tables == other._tables
+        return self._sources == other._sources and self.embeddings == other.embeddings
 
     # It can change.
     __hash__ = None  # type: ignore[assignment]  # as Python itself would set it
@@ -162,7 +161,18 @@ class QuerySet:
         Raises:
             QueryError: If there is none.
         """
-        return self._classes[self._row(name)]
+        return self._classes[self.row(name)]
+
+    def row(self, name: str) -> int:
+        """Where the class of that name stands, the first one if there are several.
+
+        Raises:
+            QueryError: If there is none.
+        """
+        row = self._rows.get(name)
+        if row is None:
+            raise QueryError(f"expected a class of this query set, found {name!r}")
+        return row
 
     def add_text(
         self,
@@ -233,12 +243,12 @@ class QuerySet:
         Raises:
             QueryError: If there is no such class or field, or a value cannot be used.
         """
-        one = self._classes[self._row(name)]
+        one = self[name]
         unknown = [key for key in changes if key not in QueryClass.__dataclass_fields__]
         if unknown:
             known = ", ".join(QueryClass.__dataclass_fields__)
             raise QueryError(f"class {name!r}: expected one of {known}; found {unknown[0]!r}")
-        self._put(replace(one, **changes), row=self._row(name))
+        self._put(replace(one, **changes))
 
     def remove(self, name: str) -> None:
         """Removes a class.
@@ -246,7 +256,7 @@ class QuerySet:
         Raises:
             QueryError: If there is none of that name, or it is the parent of another.
         """
-        row = self._row(name)
+        row = self.row(name)
         self._replace_classes((*self._classes[:row], *self._classes[row + 1 :]))
 
     def merged(self, other: "QuerySet") -> "QuerySet":
@@ -268,7 +278,7 @@ class QuerySet:
         """
         wanted = as_texts(names, "names")
         part = QuerySet(
-            (_orphaned(self[name], wanted) for name in wanted),
+            without_lost_parents([self[name] for name in wanted]),
             ensemble=self._ensemble,
             combination=self._combination,
             background=self._background,
@@ -283,8 +293,15 @@ class QuerySet:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Identities of the models whose embeddings are kept."""
-        return tuple(self._tables)
+        """Identities of the models that have encoded any of the sources."""
+        return tuple(self.embeddings)
+
+    @property
+    def embeddings(self) -> dict[str, EmbeddingTable]:
+        """What each model has made of the sources that are there now."""
+        texts, keys = self.texts, self.examples
+        parts = {identity: table.part(texts, keys) for identity, table in self._tables.items()}
+        return {identity: part for identity, part in parts.items() if part}
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -295,23 +312,14 @@ class QuerySet:
     @property
     def examples(self) -> dict[ExampleKey, Example]:
         """All different examples that a model must encode."""
-        return {
-            ExampleKey.of(example, self._choice): example
-            for one in self._classes
-            for example in one.all_examples
-        }
-
-    def chosen(self, identity: str, name: str) -> list[EmbeddedExample]:
-        """What a model took for the object of each example of a class, the negative ones last.
-
-        Raises:
-            QueryError: If there is no such class, or that model has not encoded the examples.
-        """
-        table = self._tables.get(identity, EmbeddingTable())
-        keys = [ExampleKey.of(example, self._choice) for example in self[name].all_examples]
-        if any(key not in table.examples for key in keys):
-            raise QueryError(f"class {name!r}: its examples have not been encoded by this model")
-        return [table.examples[key] for key in keys]
+        found: dict[ExampleKey, Example] = {}
+        for one in self._classes:
+            for example in one.all_examples:
+                key = ExampleKey.of(example, self._choice)
+                # Of several that show the same, one that knows where its image is.
+                if key not in found or found[key].image is None:
+                    found[key] = example
+        return found
 
     def compiled(self, table: EmbeddingTable) -> CompiledQueries:
         """The vectors to multiply with patches.
@@ -322,9 +330,11 @@ class QuerySet:
         Raises:
             QueryError: If there is no class, or one has neither text nor example.
         """
-        if self._compiled is None or self._compiled[0] is not table:
-            self._compiled = table, compile_queries(self, table)
-        return self._compiled[1]
+        # Predictors of several models, in threads of their own, may share a query set.
+        compiled = self._compiled
+        if id(table) not in compiled:
+            compiled[id(table)] = table, compile_queries(self, table)
+        return compiled[id(table)][1]
 
     def save(
         self, path: str | Path, *, images: Literal["memory", "all", "none"] = "memory"
@@ -365,50 +375,25 @@ class QuerySet:
         settings = (self._ensemble, self._combination, self._background, self._choice)
         return (self._classes, *settings)
 
-    def _row(self, name: str) -> int:
-        for row, one in enumerate(self._classes):
-            if one.name == name:
-                return row
-        raise QueryError(f"expected a class of this query set, found {name!r}")
-
     def _find(self, name: str) -> QueryClass:
         check_text(name, "name")
-        return self[name] if name in self.names else QueryClass(name)
+        return self[name] if name in self._rows else QueryClass(name)
 
-    def _put(self, one: QueryClass, *, row: int | None = None) -> None:
-        """Replaces the class of that name or at that row, or adds it."""
-        if row is None:
-            row = self._row(one.name) if one.name in self.names else len(self)
+    def _put(self, one: QueryClass) -> None:
+        """Replaces the class of that name, or adds it."""
+        row = self._rows.get(one.name, len(self))
         self._replace_classes((*self._classes[:row], one, *self._classes[row + 1 :]))
 
     def _replace_classes(self, classes: tuple[QueryClass, ...]) -> None:
-        before, self._classes = self._classes, classes
-        try:
-            self._check_parents()
-        except QueryError:
-            self._classes = before
-            raise
-        self._compiled = None
-
-    def _check_parents(self) -> None:
-        parents = {one.name: one.parent for one in self._classes}
-        for name, parent in parents.items():
-            if parent is not None and parent not in parents:
-                raise QueryError(f"class {name!r}: parent: expected a class, found {parent!r}")
-            seen = {name}
-            while parent is not None:
-                if parent in seen:
-                    raise QueryError(f"class {name!r}: parent: expected no circle, found one")
-                seen.add(parent)
-                parent = parents[parent]
+        check_parents(classes)
+        self._classes = classes
+        # Where each name stands first.
+        self._rows = {one.name: row for row, one in reversed([*enumerate(classes)])}
+        # By the id of the table, which is kept too, so that no other one can have it.
+        self._compiled: dict[int, tuple[EmbeddingTable, CompiledQueries]] = {}
 
 
 def _prompts(name: str, templates: str | Sequence[str] | None) -> tuple[str, ...]:
     filled = resolve_templates(templates)
     canonical = isinstance(templates, str) and filled != TEMPLATES["none"]
     return tuple(fill(template, name, canonical=canonical) for template in filled)
-
-
-def _orphaned(one: QueryClass, names: Sequence[str]) -> QueryClass:
-    """The class without its parent, if that is none of the names."""
-    return one if one.parent is None or one.parent in names else replace(one, parent=None)

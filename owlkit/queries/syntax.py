@@ -114,8 +114,9 @@ def _unique_names(words: Sequence[_Word], text: str) -> list[str]:
         paths.append((*(() if word.parent is None else paths[word.parent]), word.name))
     times = Counter(word.name for word in words)
     names = [path[-1] if times[path[-1]] == 1 else "/".join(path) for path in paths]
+    times = Counter(names)
     for row, name in enumerate(names):
-        if name in names[:row]:
+        if times[name] > 1 and name in names[:row]:
             raise QueryError(
                 f"queries: expected {name!r} once, found it again at character "
                 f"{words[row].position} in {text!r}"

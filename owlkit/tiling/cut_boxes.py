@@ -5,10 +5,11 @@ Shapes: N boxes. Boxes are xyxy (x0, y0, x1, y1) in pixels of the whole image, a
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from owlkit.suppression import intersections
 
 # How near to an edge of its tile a box counts as cut by it, as a share of the tile's side: a model
 # places the edges of boxes no better than that.
@@ -95,7 +96,7 @@ def _covered(pieces: Pieces, asked: Flags, covers: Flags, *, class_agnostic: boo
     for group in np.unique(groups[asked]):
         others = np.flatnonzero(covers & (groups == group))
         for rows in _chunks(np.flatnonzero(asked & (groups == group))):
-            inside = _intersections(pieces.boxes[rows], pieces.boxes[others])
+            inside = intersections(pieces.boxes[rows], pieces.boxes[others])
             stands = inside >= _INSIDE * areas[rows, None]
             stands &= areas[others] > areas[rows, None]
             stands &= pieces.view[others] != pieces.view[rows, None]
@@ -175,16 +176,9 @@ def _continues(pieces: Pieces, ends: Indices, starts: Indices, axis: int) -> Fla
     return agrees
 
 
-def _intersections(a: Floats, b: Floats) -> Floats:
-    """Area that each box of `a` [N, 4] shares with each of `b` [M, 4]."""
-    width = np.minimum(a[:, None, 2], b[:, 2]) - np.maximum(a[:, None, 0], b[:, 0])
-    height = np.minimum(a[:, None, 3], b[:, 3]) - np.maximum(a[:, None, 1], b[:, 1])
-    areas: Floats = np.maximum(width, 0) * np.maximum(height, 0)
+def _areas(boxes: Floats) -> Floats:
+    areas: Floats = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return areas
-
-
-def _areas(boxes: Floats) -> Any:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _chunks(rows: Indices) -> Iterator[Indices]:

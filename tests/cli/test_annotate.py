@@ -245,6 +245,7 @@ def test_a_job_goes_on_with_its_model_and_queries_alone(
         (["--sheets", "-1"], "--sheets: expected at least 0, found -1"),
         (["--nms-iou", "2"], "nms_iou"),
         (["--merge"], "expected a job that has begun, found none"),
+        (["--out", __file__], "--out: expected a folder to write to"),
     ],
 )
 def test_mistakes_are_found_before_the_model_is_loaded(
@@ -260,6 +261,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(
     )
     assert run(tmp_path / "out", *words) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_others_and_odd_names_are_refused_first(
@@ -275,6 +277,17 @@ def test_labels_of_others_and_odd_names_are_refused_first(
     (photos / "dog.jpg").rename(photos / "dog\x07.jpg")
     assert run(tmp_path / "out", "--format", "voc") == 1
     assert r"'dog\x07.jpg'" in capsys.readouterr().err
+
+
+def test_results_of_other_jobs_are_no_images(
+    run: Run, photos: Path, predictor: FakePredictor
+) -> None:
+    assert run(photos / "first", "--format", "yolo") == 0
+    (photos / "progress").mkdir()
+    (photos / "progress" / "settings.json").write_text("{}")
+    assert run(photos / "second") == 0
+    names = json.loads((photos / "second" / "annotations.json").read_text())["images"]
+    assert sorted(image["file_name"] for image in names) == sorted([*PICTURES, "empty.png"])
 
 
 def test_the_model_stands_first_or_is_an_option(

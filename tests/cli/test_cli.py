@@ -122,7 +122,10 @@ def test_a_picture_that_cannot_be_saved_keeps_its_detections(
 
 
 def test_what_was_found_before_an_interrupt_is_kept(
-    detect: DetectCommand, monkeypatch: pytest.MonkeyPatch, photo_folder: Path
+    detect: DetectCommand,
+    monkeypatch: pytest.MonkeyPatch,
+    photo_folder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     load = images._load_file
 
@@ -132,8 +135,8 @@ def test_what_was_found_before_an_interrupt_is_kept(
         return load(source, *rest)
 
     monkeypatch.setattr(images, "_load_file", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        detect(photo_folder)
+    assert detect(photo_folder) == 130
+    assert capsys.readouterr().err == "interrupted\n"
     assert list(detect.results) == [str(photo_folder / "dog.jpg")]
 
 
@@ -298,6 +301,7 @@ def test_detect_looks_at_tiles_and_fuses_boxes(detect: DetectCommand, photo_fold
         (["--tile", "64", "--tile-overlap", "1"], "overlap in [0, 0.9], found 1"),
         (["--every", "0"], "--every: expected at least 1"),
         (["--max-frames", "-1"], "--max-frames: expected at least 1"),
+        (["--batch-size", "0"], "--batch-size: expected at least 1"),
     ],
 )
 def test_wrong_options_are_found_before_the_model_is_loaded(
@@ -317,7 +321,7 @@ def test_a_file_where_a_folder_is_due_gives_one_line(
     detect.out.write_text("in the way")
     assert detect(photo_folder) == 1
     captured = capsys.readouterr().err
-    assert captured.startswith("error: ")
+    assert captured.startswith("error: --out: expected a folder to write to")
     assert str(detect.out) in captured
     assert captured.count("\n") == 1
 

@@ -154,7 +154,7 @@ def test_of_a_damaged_video_the_good_frames_are_kept(
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     """A Ctrl-C during a later call of the model, each of which takes four frames."""
-    answer, load, count = Predictor.detect, Predictor.from_pretrained, iter(range(calls))
+    answer, count = Predictor.detect, iter(range(calls))
 
     def interrupted(*arguments: Any, **keywords: Any) -> Any:
         if next(count, None) is None:
@@ -162,17 +162,13 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
         return answer(*arguments, **keywords)
 
     monkeypatch.setattr(Predictor, "detect", interrupted)
-    monkeypatch.setattr(
-        Predictor, "from_pretrained", lambda *words, **rest: load(*words, **rest, batch_size=4)
-    )
 
 
 def test_an_interrupt_leaves_a_video_and_its_lines(
     detect: DetectCommand, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_after(monkeypatch, calls=2)
-    with pytest.raises(KeyboardInterrupt):
-        detect(clip)
+    assert detect(clip, "--batch-size", "4") == 130
     assert len(detect.lines()) == 8
     assert len(decoded(detect.out / "a.mp4")[0]) == 8
     assert detect.files == ["a.jsonl", "a.mp4"]
@@ -198,9 +194,28 @@ def test_a_camera_ends_by_an_interrupt(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     interrupt_after(monkeypatch, calls=3)
-    assert detect(camera) == 0
+    assert detect(camera, "--batch-size", "4") == 0
     assert len(detect.lines("camera-3")) == 3, "frames of a camera do not wait for one another"
     assert "3 frames" in capsys.readouterr().out
+
+
+def test_lines_that_cannot_be_written_say_why(
+    detect: DetectCommand,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened = Path.open
+
+    def refused(path: Path, mode: str = "r", *rest: Any, **keywords: Any) -> Any:
+        if path.suffix == ".jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, mode, *rest, **keywords)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert detect(clip) == 1
+    assert "Permission denied" in capsys.readouterr().err, "not what cleaning up ran into"
+    assert detect.files == []
 
 
 def test_a_video_never_replaces_its_source(

@@ -151,6 +151,17 @@ def test_a_sheet_shows_the_boxes_and_is_no_image_to_find(
     assert frames > 4 * 2 * find._CELL / 3
 
 
+def test_nothing_found_is_said(
+    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert run(folder, "--queries", "an owl", "--threshold", "1", "--out", sheet) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"nothing found; {sheet} is not written" in captured.err
+    assert not sheet.exists()
+
+
 def test_a_close_up_keeps_the_box_in_its_middle(tmp_path: Path) -> None:
     image = np.zeros((60, 200, 3), np.uint8)
     image[20:40, 150:190] = 0, 255, 0

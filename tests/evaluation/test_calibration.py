@@ -1,5 +1,7 @@
 """Fitted probabilities against grids, a slow isotonic regression, and known answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from owlkit.evaluation.calibration import (
     negative_log_likelihood,
 )
 from owlkit.evaluation.calibration_pairs import CalibrationPairs
-from owlkit.evaluation.operating_points import OperatingPoint, Target
+from owlkit.evaluation.operating_points import OperatingPoint, Target, measure_threshold
 from owlkit.evaluation.reliability import expected_calibration_error
 
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
@@ -160,11 +162,30 @@ def make_pairs(seed: int, *, missed: int = 0) -> CalibrationPairs:
 def test_classes_get_their_own(method: Method) -> None:
     pairs, others = make_pairs(0, missed=5), make_pairs(1)
     fit = fit_pairs(pairs, method=method, per="class", target=Target())
-    assert [settings.is_own for settings in fit.classes] == [True, True, False, False]
-    assert fit.classes[2].calibration == fit.shared.calibration
-    assert fit.classes[3].point == fit.shared.point
+    assert fit.too_few == (2, 3)
+    assert [settings is fit.shared for settings in fit.classes] == [False, False, True, True]
     shared = fit_pairs(pairs, method=method, per="model", target=Target())
-    assert all(settings == fit.shared for settings in shared.classes)
+    assert shared.too_few == ()
+    assert all(settings is shared.shared for settings in shared.classes)
+    assert shared.shared == fit.shared
+    objects = pairs.object_counts()
+    assert fit.shared.point is not None
+    assert fit.shared.point == measure_threshold(
+        calibrated_scores(pairs, shared),
+        pairs.is_true,
+        int(objects.sum()),
+        fit.shared.point.threshold,
+    )
+    for label in (0, 1):
+        mine, own = pairs.labels == label, fit.classes[label]
+        assert own.calibration == fit_calibration(
+            pairs.logits[mine], pairs.is_true[mine], method=method, prior=fit.shared.calibration
+        )
+        assert own.point is not None
+        scores = own.calibration.probabilities(pairs.logits[mine].astype(np.float32))
+        assert own.point == measure_threshold(
+            scores, pairs.is_true[mine], int(objects[label]), own.point.threshold
+        )
     before, after = measure_fit(others, None), measure_fit(others, fit)
     together = measure_fit(others, shared)
     assert after.ece < before.ece / 2
@@ -183,9 +204,25 @@ def test_a_class_with_few_detections_stays_near_all_together() -> None:
         pairs.logits[everything], pairs.is_true[everything], method="platt", prior=prior
     )
     assert prior.bias < kept.bias < full.bias
+    # 3 of 4 are right; of eight objects in eleven the prior's word is taken.
+    mixed = fit_calibration([1.0] * 4, [1, 1, 1, 0], method="isotonic", prior=Calibration())
+    expected = 3 / 11 * 0.75 + 8 / 11 * sigmoid(np.array(1.0))
+    assert mixed.probabilities([1.0]) == pytest.approx([expected])
     # Where every detection is right the prior alone knows of others.
     certain = fit_calibration([0.0, 1.0, 2.0], [1, 1, 1], method="isotonic", prior=prior)
     assert certain.probabilities([0.0])[0] < 1
+
+
+def test_a_class_of_which_nothing_is_right_shares() -> None:
+    pairs = make_pairs(0)
+    pairs = replace(pairs, is_true=pairs.is_true & (pairs.labels != 1))
+    assert fit_pairs(pairs, per="class").too_few == (1, 2, 3)
+
+
+def test_logits_that_only_differ_in_float64_are_one_knot() -> None:
+    logits = 1 + np.array([0, 1e-9, 2e-9, 1])
+    calibration = fit_calibration(logits, [0, 0, 1, 1], method="isotonic")
+    assert calibration.knots == ((1.0, pytest.approx(1 / 3)), (2.0, 0.75))
 
 
 def test_numbers_are_those_of_the_definition() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from owlkit import DualEncoder, OwlDetector
+from owlkit.calibration import Calibration
 from owlkit.errors import CheckpointError
 from owlkit.models import checkpoint
 from tests.encoders.test_hf_vision import copy_as_model_folder
@@ -34,6 +35,43 @@ def test_a_detector_comes_back_equal(detector: OwlDetector, tmp_path: Path) -> N
     texts = ["a cat", "a remote control", "a cat"]
     assert torch.equal(back.encode_strings(texts), detector.encode_strings(texts))
     assert not back.training
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [None, Calibration.linear(0.5, -1.0), Calibration.isotonic([-2.0, 1.5], [0.25, 0.75])],
+)
+@pytest.mark.parametrize("threshold", [None, 0.375])
+def test_what_was_measured_of_scores_comes_back(
+    detector: OwlDetector, tmp_path: Path, calibration: Calibration | None, threshold: float | None
+) -> None:
+    detector.calibration, detector.threshold = calibration, threshold
+    detector.save_pretrained(tmp_path)
+    back = OwlDetector.from_pretrained(tmp_path)
+    assert (back.calibration, back.threshold) == (calibration, threshold)
+    manifest = json.loads((tmp_path / "owlkit.json").read_text())
+    assert ("calibration" in manifest) == (calibration is not None)
+    assert ("threshold" in manifest) == (threshold is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 1.5}, r"owlkit\.json: threshold: expected a number in \[0, 1\], found 1\.5"),
+        ({"threshold": True}, "found True"),
+        ({"threshold": "0.5"}, "found '0.5'"),
+        ({"calibration": {"kind": "spline"}}, r"owlkit\.json: calibration: .* found 'spline'"),
+        ({"calibration": 0.5}, "expected a calibration as an object, found 0.5"),
+    ],
+)
+def test_what_cannot_be_of_scores_is_named(
+    detector: OwlDetector, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    detector.save_pretrained(tmp_path)
+    path = tmp_path / "owlkit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=message):
+        OwlDetector.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["clip_gelu_eos", "siglip"])

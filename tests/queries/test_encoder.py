@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from owlkit import OwlDetector, Predictor, QuerySet
 from owlkit.calibration import Calibration
 from owlkit.errors import QueryError, QueryWarning
+from owlkit.ops import cxcywh_to_xyxy
 from owlkit.patch_choice import choose_patch
 from owlkit.scene_cache import SceneCache
 from owlkit.tiling import Tiling
@@ -70,6 +72,7 @@ def test_an_example_asks_for_its_patch(owlv2_folder: Path) -> None:
     np.testing.assert_allclose(seen.vector, unit, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*texts alone")
 def test_everything_is_encoded_once(owlv2_folder: Path) -> None:
     predictor, backend = counting(owlv2_folder)
     queries = QuerySet.from_text(["cat", "dog"], background=[""])
@@ -254,3 +257,49 @@ def test_tiles_need_an_image(owlv2_folder: Path) -> None:
     assert backend.images - before == 6 * 4
     assert found.image_size == (200, 300)
     assert found.source is not None
+
+
+def test_embeddings_of_another_width_are_refused(owlv2_folder: Path) -> None:
+    """A file may claim any model."""
+    predictor, backend = counting(owlv2_folder)
+    queries = QuerySet.from_text(["cat"])
+    queries.table(backend.identity).texts["cat"] = np.ones(5, np.float32)
+    with pytest.raises(QueryError, match=r"expected queries as wide .* found 5"):
+        predictor.detect(photo(0), queries)
+
+
+@pytest.mark.parametrize(
+    ("size", "tolerance"), [((64, 64), 1e-5), ((96, 180), 1e-3)], ids=["as it is", "resized"]
+)
+@pytest.mark.parametrize("model_type", ["owlv2", "owlvit"])
+@torch.no_grad()
+def test_an_image_asks_as_it_does_in_transformers(
+    model_type: str, size: tuple[int, int], tolerance: float, save_huggingface_owl: Any
+) -> None:
+    """From images to scores: the patch that stands for a whole image, and all that it finds.
+
+    Scores are those of `transformers` before it stretches them to 1 in each image. Resized images
+    differ by the rounding of the two implementations.
+    """
+    folder = save_huggingface_owl(model_type)
+    example, target = (Image.fromarray(photo(seed, size[0] // 2, size[1] // 2)) for seed in (3, 4))
+    predictor = Predictor.from_pretrained(folder, device="cpu")
+    queries = QuerySet()
+    queries.add_example("thing", example)
+    found = predictor.detect(target, queries, threshold=0.0)
+
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
+    inputs = processor(images=target, query_images=example, return_tensors="pt")
+    outputs = model.image_guided_detection(**inputs)
+    # OWLv2 pads at the bottom, OWL-ViT stretches; boxes wholly in the padding are not shown.
+    frame = (size[1], size[1]) if model_type == "owlv2" else (size[1], size[0])
+    boxes = cxcywh_to_xyxy(outputs.target_pred_boxes[0]) * torch.tensor(frame * 2)
+    shown = boxes.numpy().clip(0, (size[1], size[0]) * 2)
+    visible = (shown[:, :2] < shown[:, 2:]).all(axis=1)
+    scores = outputs.logits[0, visible, 0].sigmoid().numpy()
+    order = np.argsort(-scores)
+    assert len(found) == len(scores) > 5
+    np.testing.assert_allclose(found.scores, scores[order], atol=tolerance)
+    best = order[0]
+    np.testing.assert_allclose(found.boxes[0], shown[visible][best], atol=100 * tolerance)

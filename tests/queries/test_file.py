@@ -80,13 +80,51 @@ def test_equality_notices_each_difference(tmp_path: Path) -> None:
     for change in (
         lambda one: one.add_text("cat", ["tom"]),
         lambda one: one.update("cat", threshold=0.2),
-        lambda one: one.table("a" * 32).texts.update(cat=np.ones(8, np.float32)),
+        lambda one: one.table("a" * 32).texts.update({"a cat": np.ones(8, np.float32)}),
         lambda one: one.add_example("cat", PHOTO),
     ):
         other = full_set(tmp_path)
         assert other == queries
         change(other)
         assert other != queries
+
+
+def test_what_was_removed_is_neither_kept_nor_compared(tmp_path: Path) -> None:
+    queries = full_set(tmp_path)
+    part = queries.subset(["cat", "Hund"])
+    queries.remove("Hund")
+    for one in (queries, part):
+        one.save(tmp_path / "x.queries")
+        assert QuerySet.load(tmp_path / "x.queries") == one
+
+
+def test_an_image_of_many_examples_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = QuerySet()
+    queries.add_example("mug", PHOTO, [[x, 0, x + 9, 9] for x in range(20)])
+    encoded = []
+    as_file = queries_file._as_file
+    monkeypatch.setattr(queries_file, "_as_file", lambda one: encoded.append(one) or as_file(one))
+    queries.save(tmp_path / "x.queries")
+    assert len(encoded) == 1
+    examples = QuerySet.load(tmp_path / "x.queries")["mug"].examples
+    assert len(examples) == 20
+    assert len({id(one.image) for one in examples}) == 1
+
+
+def test_an_image_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    queries = QuerySet()
+    queries.add_example("mug", "photo.png", [0, 0, 9, 9])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    queries.save(tmp_path / "x.queries")
+    for one in (queries, QuerySet.load("../x.queries")):
+        np.testing.assert_array_equal(one["mug"].examples[0].pixels(), PHOTO)
 
 
 @pytest.mark.parametrize("images", ["all", "memory", "none"])
@@ -137,6 +175,9 @@ def test_what_is_no_query_set(tmp_path: Path) -> None:
         QuerySet.load(tmp_path / "x")
     with pytest.raises(QueryError, match="cannot be written"):
         QuerySet.from_text(["cat"]).save(tmp_path / "no" / "x.queries")
+    for path in (tmp_path, ".", "/", "a\0b"):
+        with pytest.raises(QueryError, match="cannot be written"):
+            QuerySet.from_text(["cat"]).save(path)
     with pytest.raises(QueryError, match="images"):
         QuerySet.from_text(["cat"]).save(tmp_path / "y", images="some")  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -219,6 +260,17 @@ def test_hostile_embeddings(tmp_path: Path, array: Any) -> None:
     _write(tmp_path / "y", content, arrays)
     with pytest.raises(QueryError, match="damaged or none"):
         QuerySet.load(tmp_path / "y")
+
+
+@pytest.mark.parametrize("size", [[20, 60], [2**70, 60]])
+def test_a_size_that_is_not_the_images(tmp_path: Path, size: list[int]) -> None:
+    full_set(tmp_path).save(tmp_path / "x.queries")
+    content, arrays = queries_file._read(tmp_path / "x.queries")
+    content["classes"][3]["examples"][0]["size"] = size
+    content["models"] = []
+    _write(tmp_path / "y", content, arrays)
+    with pytest.raises(QueryError, match="found another one"):
+        QuerySet.load(tmp_path / "y")["mug"].examples[0].pixels()
 
 
 def test_huge_shapes_are_not_allocated(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Query sets: names, texts, examples, and how they combine."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from PIL import Image
 
 from owlkit import QuerySet
-from owlkit.errors import ImageError, QueryError
+from owlkit.errors import ImageError, QueryError, QueryWarning
 from owlkit.queries import Combination, Example, QueryClass
 from owlkit.queries.combination import spherical_kmeans
+from owlkit.queries.compiled import CompiledQueries
 from owlkit.queries.embeddings import EmbeddedExample, EmbeddingTable, ExampleKey
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -129,6 +131,7 @@ def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
         ({"threshold": "0.5"}, "threshold"),
         ({"colour": (1, 2)}, "colour: expected RGB"),
         ({"colour": (1, 2, 256)}, "colour: expected RGB"),
+        ({"colour": (1, 2, np.inf)}, "colour: expected RGB"),
         ({"calibration": 0.5}, "expected a Calibration"),
         ({"parent": "dog"}, "parent: expected a class, found 'dog'"),
         ({"parent": "cat"}, "expected another class"),
@@ -152,6 +155,9 @@ def test_parents_make_no_circle() -> None:
         queries.update("face", parent="iris")
     with pytest.raises(QueryError, match="found 'face'"):
         queries.remove("face")
+    with pytest.raises(QueryError, match="'eye': expected one of that name among parts"):
+        queries.subset(["face", "eye", "eye"])
+    assert queries.subset(["face", "face"]).names == ("face", "face")
     assert queries.subset(["iris"])["iris"].parent is None
     assert queries.subset(["eye", "iris"])["iris"].parent == "eye"
 
@@ -208,33 +214,60 @@ def test_a_combination_is_checked(values: dict[str, Any]) -> None:
         Combination(**values)
 
 
-def test_negatives_and_background_compete_without_changing_scores() -> None:
-    """Against a loop over patches and classes."""
+@pytest.mark.parametrize("few", [1, 256])
+def test_negatives_and_background_compete_without_changing_scores(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a loop: classes of both kinds, of texts, of examples; all at once or in pieces."""
+    monkeypatch.setattr("owlkit.queries.compiled._FEW_VECTORS", few)
     rng = np.random.default_rng(0)
-    names = ["t", "u", "n", "m", "b"]
-    texts = {name: unit(*rng.normal(size=6)) for name in names}
+    texts = {name: unit(*rng.normal(size=6)) for name in ["t", "u", "n", "m", "b"]}
     queries = QuerySet(
         [QueryClass("x", ("t",), negative_prompts=(("n",), ("n", "m"))), QueryClass("y", ("u",))],
         background=["b"],
-        combination=Combination("max"),
+        combination=Combination("max", text_weight=0.25),
     )
-    queries.add_example("x", PHOTO, [0, 0, 9, 9])
-    queries.add_example("x", PHOTO, [0, 0, 8, 8])
-    queries.add_example("y", PHOTO, [0, 0, 7, 7], negative=True)
-    examples = [unit(*rng.normal(size=6)) for _ in range(3)]
+    for box in ([0, 0, 9, 9], [0, 0, 8, 8]):
+        queries.add_example("x", PHOTO, box)
+    queries.add_example("x", PHOTO, [0, 0, 7, 7], negative=True)
+    queries.add_example("z", PHOTO, [0, 0, 6, 6])
+    queries.add_example("z", PHOTO, [0, 0, 5, 5], negative=True)
+    examples = [unit(*rng.normal(size=6)) for _ in range(5)]
     table = table_of(queries, texts, *examples)
     patches = rng.normal(size=(200, 6)).astype(np.float32)
 
     found = queries.compiled(table).logits(lambda vectors: patches @ vectors.T)
 
-    mixed = [0.5 * texts["t"] + 0.5 * one for one in examples[:2]]
-    against = [[texts["n"], (texts["n"] + texts["m"]) / 2], [examples[2]]]
+    both = unit(*(examples[0] + examples[1]))
+    prototypes = [
+        [0.25 * texts["t"] + 0.75 * one for one in examples[:2]],
+        [texts["u"]],
+        [examples[3]],
+    ]
+    negative_texts = [texts["n"], (texts["n"] + texts["m"]) / 2, texts["b"]]
+    rivals = [
+        [
+            *(0.25 * one + 0.75 * both for one in negative_texts),
+            0.25 * texts["t"] + 0.75 * examples[2],
+        ],
+        [],
+        [examples[4]],
+    ]
     for patch, row in zip(patches, found, strict=True):
-        own = [max(patch @ one for one in mixed), patch @ texts["u"]]
-        for logit, value, rivals in zip(row, own, against, strict=True):
-            best = max(patch @ rival for rival in [*rivals, texts["b"]])
+        for logit, own, against in zip(row, prototypes, rivals, strict=True):
+            value = max(patch @ one for one in own)
+            best = max(patch @ rival for rival in [*against, texts["b"]])
             assert logit == (pytest.approx(value, abs=1e-5) if value > best else -1e6)
-    assert 20 < (found > -1e6).sum() < 380
+    assert 50 < (found > -1e6).sum() < 550
+
+
+def test_negative_examples_of_texts_alone_are_warned_of() -> None:
+    queries = QuerySet([QueryClass("x", ("t",))])
+    queries.add_example("x", PHOTO, [0, 0, 9, 9], negative=True)
+    table = table_of(queries, {"t": unit(1, 0)}, unit(0, 1))
+    with pytest.warns(QueryWarning, match="class 'x': negative examples compete"):
+        compiled = queries.compiled(table)
+    np.testing.assert_array_equal(compiled.negatives, [[0, 1]])
 
 
 def test_some_classes_keep_their_negatives() -> None:
@@ -260,6 +293,37 @@ def test_some_classes_keep_their_negatives() -> None:
     np.testing.assert_array_equal(again, part)
 
 
+def test_no_product_is_larger_than_the_answer() -> None:
+    """A thousand prototypes of a few hundred classes, and as many negatives."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 8, 300)
+    groups = [rng.normal(size=(count, 4)).astype(np.float32) for count in counts]
+    rivals = [rng.normal(size=(count - 1, 4)).astype(np.float32) for count in counts[::-1]]
+    compiled = CompiledQueries.of(groups, rivals, np.zeros((1, 4), np.float32))
+    patches = rng.normal(size=(5, 4)).astype(np.float32)
+    widths = []
+
+    def score(vectors: np.ndarray) -> np.ndarray:
+        widths.append(len(vectors))
+        return patches @ vectors.T
+
+    found = compiled.logits(score)
+    assert max(widths) <= 300
+    best = np.stack([(patches @ rows.T).max(axis=1) for rows in groups], axis=1)
+    against = np.stack([(patches @ rows.T).max(axis=1, initial=0) for rows in rivals], axis=1)
+    np.testing.assert_allclose(found, np.where(best > against, best, -1e6), rtol=1e-5)
+
+
+def test_several_models_share_a_set() -> None:
+    """Each gets the vectors of its own embeddings, which are put together once."""
+    queries = QuerySet.from_text(["cat"])
+    tables = [table_of(queries, {"cat": unit(*axis)}) for axis in np.eye(2)]
+    compiled = [queries.compiled(table) for table in tables]
+    assert [queries.compiled(table) for table in tables] == compiled
+    for one, table in zip(compiled, tables, strict=True):
+        np.testing.assert_array_equal(one.prototypes, [table.texts["cat"]])
+
+
 def test_nothing_to_ask_for() -> None:
     with pytest.raises(QueryError, match="at least one query"):
         QuerySet().compiled(EmbeddingTable())
@@ -282,6 +346,18 @@ def test_merging_takes_the_sources_of_both() -> None:
     assert (both["cat"].threshold, both["cat"].colour) == (0.3, (1, 2, 3))
     assert both.table("model").texts.keys() == {"cat", "owl"}
     assert one.names == ("cat", "dog")
+
+
+def test_an_example_that_knows_its_image_stands_for_one_that_does_not() -> None:
+    queries = QuerySet()
+    queries.add_example("mug", PHOTO, [0, 0, 9, 9])
+    (example,) = queries["mug"].examples
+    without = QuerySet([QueryClass("mug", examples=(replace(example, image=None),))])
+    for one, other in ((queries, without), (without, queries)):
+        merged = one.merged(other)["mug"].examples
+        assert [example.image is PHOTO for example in merged] == [True]
+        both = QuerySet([one["mug"], replace(other["mug"], name="cup")])
+        assert [example.image is PHOTO for example in both.examples.values()] == [True]
 
 
 def test_equal_examples_are_known_by_what_they_show(tmp_path: Path) -> None:

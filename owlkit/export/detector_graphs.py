@@ -1,0 +1,74 @@
+"""The two graphs of a detector: its image side for one size of input, and its text side."""
+
+import copy
+from pathlib import Path
+
+import torch
+
+from owlkit.export.graphs import write_graph
+from owlkit.export.wrappers import TEXT_OUTPUT, ImageGraph, TextGraph, example_tokens
+from owlkit.models.detector import OwlDetector
+
+Size = tuple[int, int]
+
+
+def at_size(detector: OwlDetector, size: Size) -> OwlDetector:
+    """The detector itself, or a copy whose position table is resampled to another size for good.
+
+    Args:
+        detector: The model, which stays as it is.
+        size: (H, W) of its input in pixels.
+
+    Raises:
+        InputSizeError: If the image tower cannot take images of this size.
+    """
+    if size == detector.vision.image_size:
+        return detector
+    # Weights are shared; the table of positions is replaced, not changed.
+    shared = {id(each): each for each in (*detector.parameters(), detector.tokenizer)}
+    resized = copy.deepcopy(detector, shared)
+    resized.vision.set_image_size(size)
+    return resized
+
+
+def write_image_graph(detector: OwlDetector, path: Path) -> None:
+    """Writes pixels [batch, 3, H, W] to class_embeds, boxes, logit_shift, logit_scale, objectness.
+
+    Args:
+        detector: At the size that the graph is to take, see :func:`at_size`.
+        path: The file.
+
+    Raises:
+        ConfigError: If the model cannot be expressed in standard operators.
+    """
+    module = ImageGraph(detector)
+    write_graph(
+        module,
+        path,
+        inputs={"pixels": torch.zeros(2, 3, *detector.vision.image_size)},
+        outputs=module.outputs,
+        dynamic={"pixels": {0: "batch"}},
+    )
+
+
+def write_text_graph(detector: OwlDetector, path: Path) -> None:
+    """Writes input_ids and attention_mask [query, length] to query_embeds [query, E].
+
+    The length is fixed for towers that read all rows to the end.
+
+    Args:
+        detector: The model.
+        path: The file.
+
+    Raises:
+        ConfigError: If the model cannot be expressed in standard operators.
+    """
+    ids, mask = example_tokens(detector.text, 3, 5)
+    axes = {0: "query"} if detector.text.needs_full_length else {0: "query", 1: "length"}
+    write_graph(
+        TextGraph(detector),
+        path,
+        inputs={"input_ids": ids, "attention_mask": mask},
+        outputs=[TEXT_OUTPUT],
+        dynamic={"input_ids": axes, "attention_mask": axes},
+    )

@@ -1,0 +1,133 @@
+"""A detector's exported graphs against the detector: noise, photographs, few and many queries.
+
+Shapes: B images, P patches, Q queries, L tokens, E embedding width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from owlkit.export.detector_graphs import Size
+from owlkit.export.parity import Array, GraphRun, Parity, Tolerance, compare
+from owlkit.export.wrappers import OBJECTNESS, TEXT_OUTPUT, ImageGraph, TextGraph, example_tokens
+from owlkit.images import ImageSource, load_image
+from owlkit.models.detector import OwlDetector
+from owlkit.models.heads import score_queries
+
+BATCHES = (1, 3, 8)
+QUERIES = (1, 7, 1203)
+# Towers that read all rows to their full length would take minutes for as many texts as that.
+_MOST_FULL_TEXTS = 32
+_PHOTOGRAPHS_AT_ONCE = 4
+_SEED = 20
+
+
+class _Queries(NamedTuple):
+    """Unit vectors of the same texts [Q, E]: the model's and the graph's."""
+
+    expected: Tensor
+    found: Tensor
+
+
+@torch.no_grad()
+def check_text_graph(
+    detector: OwlDetector, path: Path, tolerance: Tolerance
+) -> tuple[Parity, list[_Queries]]:
+    """Compares the text side on random texts of several numbers and lengths.
+
+    Returns:
+        What was compared, and for each of ``QUERIES`` the vectors of both.
+    """
+    graph, module = GraphRun(path), TextGraph(detector)
+    parity, queries = Parity(), []
+    lengths = (detector.text.context_length, 4, 6)
+    for count, length in zip(QUERIES, lengths, strict=True):
+        texts = min(count, _MOST_FULL_TEXTS) if detector.text.needs_full_length else count
+        ids, mask = example_tokens(detector.text, texts, length, seed=_SEED + count)
+        expected = module(ids, mask)
+        found = graph(input_ids=ids.numpy(), attention_mask=mask.numpy())
+        parity += compare(
+            path.name,
+            f"{texts} texts of {ids.shape[1]} tokens",
+            found,
+            {TEXT_OUTPUT: expected.numpy()},
+            {TEXT_OUTPUT: tolerance.embeddings},
+        )
+        repeated = torch.arange(count) % texts
+        queries.append(_Queries(expected[repeated], torch.from_numpy(found[TEXT_OUTPUT])[repeated]))
+    return parity, queries
+
+
+def random_queries(width: int) -> list[_Queries]:
+    """Random unit vectors [Q, E] in place of texts, for each of ``QUERIES``."""
+    generator = torch.Generator().manual_seed(_SEED)
+    vectors = [torch.randn(count, width, generator=generator) for count in QUERIES]
+    units = [torch.nn.functional.normalize(each, dim=-1) for each in vectors]
+    return [_Queries(each, each) for each in units]
+
+
+@torch.no_grad()
+def check_image_graph(
+    detector: OwlDetector,
+    path: Path,
+    queries: Sequence[_Queries],
+    tolerance: Tolerance,
+    photographs: Sequence[ImageSource] = (),
+) -> Parity:
+    """Compares the image side, and the logits that both sides give together.
+
+    Args:
+        detector: At the size that the graph takes.
+        path: The graph.
+        queries: For each of ``QUERIES``.
+        tolerance: Of boxes and logits; the other outputs are reported only.
+        photographs: Compared beside noise.
+    """
+    graph, module = GraphRun(path), ImageGraph(detector)
+    parity = Parity()
+    limits = {"boxes": tolerance.boxes, OBJECTNESS: tolerance.logits}
+    for index, (pixels, name) in enumerate(_images(detector, photographs)):
+        asked = queries[index % len(queries)]
+        outputs = module(torch.from_numpy(pixels))
+        expected = dict(zip(module.outputs, outputs, strict=True))
+        found = graph(pixels=pixels)
+        arrays = {key: value.numpy() for key, value in expected.items()}
+        parity += compare(path.name, name, found, arrays, limits)
+        parity += compare(
+            path.name,
+            f"{name}, {len(asked.expected)} queries",
+            {"logits": _logits({key: torch.from_numpy(found[key]) for key in found}, asked.found)},
+            {"logits": _logits(expected, asked.expected)},
+            {"logits": tolerance.logits},
+        )
+    return parity
+
+
+def _images(
+    detector: OwlDetector, photographs: Sequence[ImageSource]
+) -> Iterator[tuple[Array, str]]:
+    """Model inputs, float32 [B, 3, H, W], with their names."""
+    size: Size = detector.vision.image_size
+    generator = np.random.default_rng(_SEED)
+    for batch in BATCHES:
+        yield (
+            generator.standard_normal((batch, 3, *size), dtype=np.float32),
+            f"noise, batch {batch}",
+        )
+    preprocessing = replace(detector.preprocessing, size=size)
+    for start in range(0, len(photographs), _PHOTOGRAPHS_AT_ONCE):
+        chunk = photographs[start : start + _PHOTOGRAPHS_AT_ONCE]
+        pixels = np.stack([preprocessing(load_image(photograph))[0] for photograph in chunk])
+        yield pixels, f"photographs {start} to {start + len(chunk) - 1}"
+
+
+def _logits(outputs: dict[str, Tensor], queries: Tensor) -> Array:
+    """Logits [B, P, Q] of an image graph's outputs."""
+    shift, scale = (outputs[key][..., None] for key in ("logit_shift", "logit_scale"))
+    logits: Array = score_queries(outputs["class_embeds"], shift, scale, queries).numpy()
+    return logits

@@ -1,0 +1,16 @@
+"""Exported models on ONNX Runtime; needs no torch."""
+
+from owlkit.runtime.backend import OnnxBackend
+from owlkit.runtime.manifest import is_exported
+from owlkit.runtime.opening import ModelOptions, open_exported
+from owlkit.runtime.session import Provider
+from owlkit.runtime.tokenizer import RuntimeTokenizer
+
+__all__ = [
+    "ModelOptions",
+    "OnnxBackend",
+    "Provider",
+    "RuntimeTokenizer",
+    "is_exported",
+    "open_exported",
+]
