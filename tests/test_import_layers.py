@@ -22,7 +22,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors detections geometry resample images postprocess suppression visualize heatmaps"
         " prompts queries structures ops backend runtime patch_choice calibration box_fusion tiling"
         " nested supervision_slicer video tracking labels annotation contact_sheet patch_index"
-        " scene_cache whole_file selection box_merging question scene",
+        " scene_cache whole_file selection box_merging question scene"
+        " file_stamp",
         "config encoders",
         "models losses data",
         "engine evaluation export",

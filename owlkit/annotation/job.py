@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from owlkit.annotation.loading import Group, file_stamp, read_ahead
+from owlkit.annotation.loading import Group, read_ahead
 from owlkit.annotation.results import Place, Results, damaged
 from owlkit.annotation.settings import FORMAT, SETTINGS_FILE, check_equal, read_settings
 from owlkit.annotation.shard import Shard
 from owlkit.detections import Detections
 from owlkit.errors import DatasetError
+from owlkit.file_stamp import file_stamp
 from owlkit.whole_file import written_whole
 
 Detect = Callable[[list[NDArray[np.uint8]]], list[Detections]]
@@ -131,7 +132,8 @@ class AnnotationJob:
                     least = min(scores) if scores else None
                 except (KeyError, TypeError, AttributeError) as error:
                     raise damaged(file, start, repr(error)) from error
-                if path is not None and stamp == file_stamp(path):
+                # JSON has no tuples.
+                if path is not None and stamp == list(file_stamp(path) or ()):
                     places[name] = Place(file, start, least, line.get("error"))
         return places
 

@@ -1,6 +1,5 @@
 """Images of a job, read while the model works on others."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owlkit.errors import ImageError
+from owlkit.file_stamp import Stamp, file_stamp
 from owlkit.images import load_image
 
 # Groups of images that are read while the model works on another one.
@@ -31,16 +31,7 @@ class Group:
     wanted: frozenset[str]
 
 
-def file_stamp(path: Path) -> list[int] | None:
-    """Size in bytes and time of change in nanoseconds."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-Loaded = tuple[list[int] | None, NDArray[np.uint8] | str]
+Loaded = tuple[Stamp | None, NDArray[np.uint8] | str]
 
 
 def _load(group: Group) -> list[Loaded]:

@@ -235,10 +235,15 @@ def _settings(options: argparse.Namespace, queries: "QuerySet") -> dict[str, Any
 
 def _identity(predictor: "Predictor") -> dict[str, Any]:
     """The model's part of the settings."""
+    from owlkit.runtime import OnnxBackend
+
     backend = predictor.backend
     calibration = backend.calibration
     return {
         "model": backend.identity,
+        # An exported model has the identity of the one it was made from, but other last bits, or
+        # with int8 other boxes.
+        "graphs": backend.graphs if isinstance(backend, OnnxBackend) else None,
         "model_threshold": backend.threshold,
         "model_calibration": None if calibration is None else calibration.to_dict(),
     }

@@ -3,8 +3,11 @@
 import argparse
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from owlkit.errors import OwlkitError
@@ -37,7 +40,7 @@ class Command:
             program: What the help calls the command.
 
         Returns:
-            Exit status; 130 after an interrupt, as shells have it.
+            Exit status; 130 after an interrupt, as shells have it, or SIGTERM.
         """
         parser = argparse.ArgumentParser(prog=program, description=self.summary)
         self.add_arguments(parser)
@@ -47,7 +50,8 @@ class Command:
             # A file name need not be text that the terminal can show.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return self.run(options)
+            with _terminated_as_interrupted():
+                return self.run(options)
         except BrokenPipeError:
             # The reader has seen enough (`| head`); nothing more may be flushed at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,3 +67,16 @@ class Command:
             message = f"this command needs {error.name}: pip install 'owlkit[{self.extra}]'"
         print(f"error: {message}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM, by which schedulers end a job, end it as Ctrl-C does: results are kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from owlkit.errors import ConfigError, ImageError
+from owlkit.file_stamp import file_stamp
 from owlkit.models.weight_hash import hash_tensors
 from owlkit.whole_file import written_whole
 
@@ -151,18 +152,6 @@ def hash_images(images: Images) -> str:
         else:
             digest.update(_pixels(images, index))
     return digest.hexdigest()
-
-
-def file_stamp(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Size in bytes and time of change in nanoseconds of a file; None if it is none."""
-    try:
-        # Unlike Path.is_file, this takes texts that no file system takes for a name.
-        if not os.path.isfile(path):
-            return None
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _pixels(images: Images, index: int) -> bytes:

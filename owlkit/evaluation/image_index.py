@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from owlkit.errors import DatasetError
-from owlkit.evaluation.feature_cache import file_stamp, read_tensors, write_tensors
+from owlkit.evaluation.feature_cache import read_tensors, write_tensors
 from owlkit.evaluation.features import Encoder, ImageFiles
+from owlkit.file_stamp import file_stamp
 
 _FORMAT = "owlkit image index 1"
 # What the reader raises for a file that is cut off or holds something else.

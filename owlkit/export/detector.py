@@ -108,15 +108,15 @@ def _write_graphs(
 ) -> Parity:
     """Writes the graphs and the tokenizer, and compares them."""
     # Before the long work: what cannot be done is said at once.
-    models = [at_size(detector, size) for size in sizes]
+    resized = [at_size(detector, size) for size in sizes]
     parity, queries = Parity(), random_queries(detector.text.width)
     if detector.tokenizer is not None:
         full = detector.text.needs_full_length
         write_tokenizer(detector.tokenizer, folder / TOKENIZER, pad_to_full=full)
         write_text_graph(detector, folder / TEXT_GRAPH)
         parity, queries = check_text_graph(detector, folder / TEXT_GRAPH, tolerance)
-    for size, model in zip(sizes, models, strict=True):
+    for size, model in zip(sizes, resized, strict=True):
         path = folder / image_graph_name(size, default=sizes[0])
         write_image_graph(model, path)
-        parity += check_image_graph(model, path, queries, tolerance, photographs)
+        parity += check_image_graph(detector, path, size, queries, tolerance, photographs)
     return parity

@@ -15,6 +15,7 @@ from torch import Tensor
 from owlkit.export.detector_graphs import Size
 from owlkit.export.parity import Array, GraphRun, Parity, Tolerance, compare
 from owlkit.export.wrappers import OBJECTNESS, TEXT_OUTPUT, ImageGraph, TextGraph, example_tokens
+from owlkit.geometry import Preprocessing
 from owlkit.images import ImageSource, load_image
 from owlkit.models.detector import OwlDetector
 from owlkit.models.heads import score_queries
@@ -75,6 +76,7 @@ def random_queries(width: int) -> list[_Queries]:
 def check_image_graph(
     detector: OwlDetector,
     path: Path,
+    size: Size,
     queries: Sequence[_Queries],
     tolerance: Tolerance,
     photographs: Sequence[ImageSource] = (),
@@ -82,8 +84,9 @@ def check_image_graph(
     """Compares the image side, and the logits that both sides give together.
 
     Args:
-        detector: At the size that the graph takes.
+        detector: The model as it is, which takes images of any size.
         path: The graph.
+        size: (H, W) of the images that the graph takes.
         queries: For each of ``QUERIES``.
         tolerance: Of boxes and logits; the other outputs are reported only.
         photographs: Compared beside noise.
@@ -91,7 +94,7 @@ def check_image_graph(
     graph, module = GraphRun(path), ImageGraph(detector)
     parity = Parity()
     limits = {"boxes": tolerance.boxes, OBJECTNESS: tolerance.logits}
-    for index, (pixels, name) in enumerate(_images(detector, photographs)):
+    for index, (pixels, name) in enumerate(_images(detector.preprocessing, size, photographs)):
         asked = queries[index % len(queries)]
         outputs = module(torch.from_numpy(pixels))
         expected = dict(zip(module.outputs, outputs, strict=True))
@@ -109,17 +112,16 @@ def check_image_graph(
 
 
 def _images(
-    detector: OwlDetector, photographs: Sequence[ImageSource]
+    preprocessing: Preprocessing, size: Size, photographs: Sequence[ImageSource]
 ) -> Iterator[tuple[Array, str]]:
     """Model inputs, float32 [B, 3, H, W], with their names."""
-    size: Size = detector.vision.image_size
     generator = np.random.default_rng(_SEED)
     for batch in BATCHES:
         yield (
             generator.standard_normal((batch, 3, *size), dtype=np.float32),
             f"noise, batch {batch}",
         )
-    preprocessing = replace(detector.preprocessing, size=size)
+    preprocessing = replace(preprocessing, size=size)
     for start in range(0, len(photographs), _PHOTOGRAPHS_AT_ONCE):
         chunk = photographs[start : start + _PHOTOGRAPHS_AT_ONCE]
         pixels = np.stack([preprocessing(load_image(photograph))[0] for photograph in chunk])

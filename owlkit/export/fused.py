@@ -20,10 +20,10 @@ outputs  boxes            float32 [found, 4]        xyxy, as fractions of the in
 ``ImageTransform.invert`` turns boxes into pixels of the image. The number of detections an image
 may have is chosen when the graph is written.
 
-Detections are those of `owlkit.postprocess`, image by image, by descending score. What can differ are
-ties: equal scores come by descending logit, then patch, then query (there: patch, then query, unless
-they are calibrated); and what lies within rounding of a limit, as an overlap that is compared in
-float32 here and in float64 there, may fall on its other side.
+Detections are those of `owlkit.postprocess`, image by image, by descending score. What can differ
+are ties: equal scores come by descending logit, then patch, then query (there: patch, then query,
+unless they are calibrated); and what lies within rounding of a limit may fall on its other side, as
+an overlap that is compared in float32 here and in float64 there.
 """
 
 from pathlib import Path

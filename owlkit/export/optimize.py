@@ -1,11 +1,11 @@
 """Graphs that ONNX Runtime runs faster or in less memory: its own fused attention.
 
-Everything else that its offline optimiser does (constant folding, fused GELU and normalisation) it
-also does each time it loads a graph, and the exporter has folded constants before: offline it changed
-nothing beyond noise, so attention is what this module is about. Fused attention never
-holds the matrix of all pairs of tokens. It is an operator of ONNX Runtime alone (domain
-``com.microsoft``), so a graph that has it runs nowhere else, and it is kept only where a measurement
-says that it helps.
+Fused attention never holds the matrix of all pairs of tokens, which is what large inputs run out of
+memory for. It is an operator of ONNX Runtime alone (domain ``com.microsoft``): a graph that has it
+runs nowhere else, so it is kept only where a measurement says that it helps.
+
+Nothing else is done, because nothing else helped: constants are folded by the exporter, and what
+ONNX Runtime's offline optimiser does beyond that it also does whenever it loads a graph.
 """
 
 import logging
@@ -114,6 +114,20 @@ def optimize_graph(
         scratch.unlink(missing_ok=True)
 
 
+def image_feeds(size: tuple[int, int], batches: Sequence[int] = (1, 3)) -> list[Feed]:
+    """Noise for an image graph.
+
+    Args:
+        size: (H, W) in pixels.
+        batches: Number of images of each feed.
+    """
+    generator = np.random.default_rng(0)
+    return [
+        {"pixels": generator.standard_normal((batch, 3, *size), dtype=np.float32)}
+        for batch in batches
+    ]
+
+
 def _fuse(path: Path, optimised: Path) -> dict[str, int]:
     """Writes the graph with fused operators; returns how often each pattern was found."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
@@ -176,14 +190,14 @@ def _session(path: Path, threads: int | None) -> InferenceSession:
         options.intra_op_num_threads = threads
     try:
         return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 -- its exceptions have no common base
+    except Exception as error:  # its exceptions have no common base
         raise CheckpointError(f"{path}: ONNX Runtime cannot load it: {error}") from error
 
 
 def _run(session: InferenceSession, feed: Feed) -> list[NDArray[Any]]:
     try:
         return [np.asarray(output) for output in session.run(None, dict(feed))]
-    except Exception as error:  # noqa: BLE001 -- its exceptions have no common base
+    except Exception as error:
         shapes = {name: list(values.shape) for name, values in feed.items()}
         raise CheckpointError(f"a graph does not run on {shapes}: {error}") from error
 

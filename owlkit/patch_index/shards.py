@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from owlkit.backend import PatchArrays
 from owlkit.errors import DatasetError, QueryError
+from owlkit.file_stamp import Stamp
 from owlkit.patch_index.codes import encode_rows
 from owlkit.whole_file import written_whole
 
@@ -33,8 +34,6 @@ _TYPES = {"F32": np.float32, "I8": np.int8}
 _DAMAGE = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, KeyError, IndexError)
 # As in owlkit.models.heads, so that logits are the model's own.
 _EPSILON = 1e-6
-
-Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -197,15 +196,6 @@ def write_shard(
     with written_whole(file) as scratch:
         scratch.write_bytes(content)
     return file
-
-
-def file_stamp(path: str | os.PathLike[str]) -> Stamp | None:
-    """Size in bytes and time of change in nanoseconds of a file; None if it is not there."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _read_shard(file: Path) -> Shard:

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from owlkit.backend import PatchArrays
 from owlkit.errors import ConfigError, DatasetError, ImageError
+from owlkit.file_stamp import Stamp, file_stamp
 from owlkit.images import load_image
 from owlkit.patch_index.index import PatchIndex
 from owlkit.patch_index.shards import (
     ImagePatches,
     IndexKind,
     Shard,
-    Stamp,
-    file_stamp,
     read_shards,
     write_shard,
 )

@@ -64,13 +64,13 @@ class OnnxBackend:
     ) -> None:
         self._options = SessionOptions(providers, threads, io_binding)
         self._model = read_export(folder)
-        graph = self._model.image_encoder((size, size) if isinstance(size, int) else size)
+        self._graph = self._model.image_encoder((size, size) if isinstance(size, int) else size)
         self._preprocessing = replace(
-            self._model.preprocessing, size=graph.size or self._model.preprocessing.size
+            self._model.preprocessing, size=self._graph.size or self._model.preprocessing.size
         )
         outputs = (*_IMAGE_OUTPUTS, *(["objectness"] if self._model.objectness else []))
         self._images = GraphSession(
-            graph, inputs=_IMAGE_INPUTS, outputs=outputs, options=self._options
+            self._graph, inputs=_IMAGE_INPUTS, outputs=outputs, options=self._options
         )
         self._lock = RLock()
 
@@ -91,6 +91,12 @@ class OnnxBackend:
             return self._model.identity
         text = f"{self._model.identity} {self._preprocessing.size}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def graphs(self) -> str:
+        """By which results to the last bit are known again: hashes of the graphs in use."""
+        used = (self._graph, self._model.text_encoder)
+        return " ".join(graph.sha256 for graph in used if graph is not None)
 
     @property
     def calibration(self) -> Calibration | None:

@@ -176,9 +176,8 @@ class _Buffers:
         with self._lock:
             if any(self._shape(name) != array.shape for name, array in feeds.items()):
                 self._bind(feeds)
-            else:
-                for name, array in feeds.items():
-                    self._inputs[name].update_inplace(np.ascontiguousarray(array))
+            for name, array in feeds.items():
+                self._inputs[name].update_inplace(np.ascontiguousarray(array))
             self._session.run_with_iobinding(self._binding)
             # Copies, because the next run overwrites the buffers.
             return [value.numpy().copy() for value in self._binding.get_outputs()]
@@ -187,9 +186,10 @@ class _Buffers:
         return tuple(self._inputs[name].shape()) if name in self._inputs else None
 
     def _bind(self, feeds: Arrays) -> None:
+        # Not made from the arrays: on the CPU they would share the caller's memory.
         self._inputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(
-                np.ascontiguousarray(array), self._device, 0
+            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                array.shape, array.dtype, self._device, 0
             )
             for name, array in feeds.items()
         }

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,21 +122,29 @@ def test_a_picture_that_cannot_be_saved_keeps_its_detections(
     assert detect.files == ["detections.json", "dog-2.jpg", "dog.jpg"], "nothing half-written"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_found_before_an_interrupt_is_kept(
     detect: DetectCommand,
     monkeypatch: pytest.MonkeyPatch,
     photo_folder: Path,
     capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
-    load = images._load_file
+    load, before = images._load_file, signal.getsignal(signal.SIGTERM)
+    # A shell's background jobs ignore Ctrl-C.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(source: Any, *rest: Any) -> Any:
         if "more" in str(source):
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return load(source, *rest)
 
     monkeypatch.setattr(images, "_load_file", interrupted)
-    assert detect(photo_folder) == 130
+    try:
+        assert detect(photo_folder) == 130
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
+    assert signal.getsignal(signal.SIGTERM) == before
     assert capsys.readouterr().err == "interrupted\n"
     assert list(detect.results) == [str(photo_folder / "dog.jpg")]
 

@@ -58,16 +58,16 @@ def class_token(tokenizer: Tokenizer) -> OwlDetector:
 
 def conv_stem(tokenizer: Tokenizer) -> OwlDetector:
     """As the quickstart's: convolutions in front, mean pooled, no class token."""
-    vision = _vit(
-        _PLAIN, 32, patch_size=8, stem="conv", class_token=False, global_pool="avg"
-    )
+    vision = _vit(_PLAIN, 32, patch_size=8, stem="conv", class_token=False, global_pool="avg")
     return make_detector(vision, _clip_text(), tokenizer, merge="none", convention="hf")
 
 
 def dinov2(tokenizer: Tokenizer) -> OwlDetector:
     """Registers, LayerScale, positions resampled with antialias."""
     vision = VisionTower(
-        "vit_small_patch14_reg4_dinov2", image_size=56, positions="bicubic_antialias",
+        "vit_small_patch14_reg4_dinov2",
+        image_size=56,
+        positions="bicubic_antialias",
         overrides=_VIT,
     )
     return make_detector(vision, _clip_text(), tokenizer)

@@ -1,0 +1,142 @@
+"""``owlkit export``: a model as ONNX graphs that run without torch."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from owlkit.cli.files import find_sources
+from owlkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from owlkit.export import ExportReport, Step
+    from owlkit.models import DualEncoder, OwlDetector
+
+SUMMARY = "write a model as ONNX graphs, prove that they are right, and quantise them"
+
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+_PHOTOGRAPHS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("model", metavar="MODEL", help="folder or hub id of a detector or encoder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_size,
+        metavar="SIZE",
+        help="of the images in pixels, one graph for each, the first is the default: 768 or "
+        "512x640 (height x width); default: the model's own",
+    )
+    parser.add_argument(
+        "--tolerance",
+        nargs=2,
+        type=float,
+        default=(1e-4, 1e-3),
+        metavar=("BOXES", "LOGITS"),
+        help="largest differences to torch that are accepted (default 1e-4 1e-3)",
+    )
+    parser.add_argument(
+        "--fused",
+        action="store_true",
+        help="write detector.onnx too: scores, top-k and NMS inside the graph",
+    )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", action="store_true", help="compute in half precision")
+    precision.add_argument(
+        "--int8", choices=["dynamic", "static"], help="compute in 8 bits; static needs images"
+    )
+    parser.add_argument(
+        "--calibration-images",
+        metavar="DIR",
+        help="what 8-bit ranges are measured on: a few hundred images like those to come",
+    )
+    parser.add_argument(
+        "--optimize", action="store_true", help="let ONNX Runtime fold and fuse for good"
+    )
+    parser.add_argument("--annotations", metavar="JSON", help="COCO boxes to measure AP on")
+    parser.add_argument("--images", metavar="DIR", help="their images")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exports, compares, prints the table; returns 0.
+
+    Raises:
+        ConfigError: If options do not go together, or the model cannot be expressed in ONNX.
+        InputSizeError: If the model cannot take images of one of the sizes.
+        CheckpointError: If the model cannot be loaded, graphs differ from it, or there is something
+            else in the folder.
+        ImageError: If an image cannot be read.
+    """
+    _check(options)
+    photographs = _photographs(options)
+
+    from owlkit.models.detector import OwlDetector
+    from owlkit.models.loading import load_model
+
+    model = load_model(options.model)
+    if isinstance(model, OwlDetector):
+        report = _export_detector(model, options, photographs)
+    else:
+        report = _export_encoder(model, options)
+    print(report.parity.table())
+    for name, found in report.measured.items():
+        print(f"\n{name}: {found}")
+    print(f"\n{model.vision.name}: {options.out}")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = _SIZE.fullmatch(text)
+    if found is None or "0" in (found[1], found[2]):
+        raise argparse.ArgumentTypeError(f"expected 768 or 512x640, found {text!r}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Sees that options go together before anything is loaded."""
+    if (options.annotations is None) != (options.images is None):
+        raise ConfigError("expected --annotations and --images together, found one of them")
+    if options.int8 == "static" and options.calibration_images is None:
+        raise ConfigError("--int8 static: expected --calibration-images, found none")
+    if not all(limit > 0 for limit in options.tolerance):
+        raise ConfigError(f"--tolerance: expected positive numbers, found {options.tolerance}")
+
+
+def _photographs(options: argparse.Namespace) -> Sequence[str]:
+    """A few of the images that the command line names, to compare graph and model on."""
+    folder = options.images or options.calibration_images
+    return [] if folder is None else find_sources([folder], options.out)[:_PHOTOGRAPHS]
+
+
+def _export_detector(
+    model: "OwlDetector", options: argparse.Namespace, photographs: Sequence[str]
+) -> "ExportReport":
+    from owlkit.export import Tolerance, export_detector
+
+    boxes, logits = options.tolerance
+    return export_detector(
+        model,
+        options.out,
+        sizes=options.sizes,
+        tolerance=Tolerance(boxes=boxes, logits=logits),
+        photographs=photographs,
+        steps=_steps(model, options),
+    )
+
+
+def _steps(model: "OwlDetector", options: argparse.Namespace) -> "list[Step]":
+    """What the options ask for beyond the float32 graphs, in the order in which it is done."""
+    steps: list[Step] = []
+    if options.fused:
+        from owlkit.export.steps import fused_step
+
+        steps.append(fused_step(model.calibration))
+    return steps
+
+
+def _export_encoder(model: "DualEncoder", options: argparse.Namespace) -> "ExportReport":
+    raise ConfigError(f"{options.model}: expected a detector, found a {type(model).__name__}")
