@@ -60,8 +60,8 @@ def queries(
 ) -> Path:
     """A query set with examples, embedded with torch."""
     asked = QuerySet.from_text(["cat", "owl"])
-    asked.add_example("thing", photograph, [[100, 100, 300, 300], [20, 30, 200, 250]])
-    asked.add_example("thing", photograph, [[40, 40, 120, 160]], negative=True)
+    asked.add_example("thing", photograph, [[120, 60, 295, 290], [385, 205, 565, 455]])
+    asked.add_example("thing", photograph, [[575, 75, 745, 315]], negative=True)
     asked.update("owl", threshold=0.3, calibration=Calibration.linear(1.2, -0.1))
     path = tmp_path_factory.mktemp("queries") / "some.queries"
     Predictor.from_pretrained(models[0], device="cpu").embed(asked).save(path)

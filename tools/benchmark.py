@@ -20,6 +20,7 @@ import transformers
 
 from benchmarks.comparison import HEADER, Row
 from benchmarks.evaluate import evaluate
+from benchmarks.export import coldstart, predict_onnx
 from benchmarks.load import load
 from benchmarks.memory import MemoryRow, loss_memory
 from benchmarks.predict import predict, preprocess
@@ -32,6 +33,8 @@ from benchmarks.train import train
 PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow | KeptRow]]] = {
     "predict": predict,
     "query": query,
+    "predict-onnx": predict_onnx,
+    "coldstart": coldstart,
     "preprocess": preprocess,
     "pretrain": pretrain,
     "selfsup": selfsup,

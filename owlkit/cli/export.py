@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from owlkit.cli.files import find_sources
 from owlkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from owlkit.export import ExportReport, Step
+    from owlkit.export import ExportReport, Step, Tolerance
+    from owlkit.export.quantize import Measure
     from owlkit.models import DualEncoder, OwlDetector
 
 SUMMARY = "write a model as ONNX graphs, prove that they are right, and quantise them"
@@ -81,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(model, OwlDetector):
         report = _export_detector(model, options, photographs)
     else:
-        report = _export_encoder(model, options)
+        report = _export_encoder(model, options, photographs)
     print(report.parity.table())
     for name, found in report.measured.items():
         print(f"\n{name}: {found}")
@@ -102,6 +104,11 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("expected --annotations and --images together, found one of them")
     if options.int8 == "static" and options.calibration_images is None:
         raise ConfigError("--int8 static: expected --calibration-images, found none")
+    for option in ("images", "calibration_images"):
+        folder = getattr(options, option)
+        if folder is not None and not Path(folder).is_dir():
+            name = option.replace("_", "-")
+            raise ConfigError(f"--{name}: expected a folder of images, found none at {folder}")
     if not all(limit > 0 for limit in options.tolerance):
         raise ConfigError(f"--tolerance: expected positive numbers, found {options.tolerance}")
 
@@ -115,28 +122,69 @@ def _photographs(options: argparse.Namespace) -> Sequence[str]:
 def _export_detector(
     model: "OwlDetector", options: argparse.Namespace, photographs: Sequence[str]
 ) -> "ExportReport":
-    from owlkit.export import Tolerance, export_detector
+    from owlkit.export import export_detector
 
-    boxes, logits = options.tolerance
     return export_detector(
         model,
         options.out,
         sizes=options.sizes,
-        tolerance=Tolerance(boxes=boxes, logits=logits),
+        tolerance=_tolerance(options),
         photographs=photographs,
         steps=_steps(model, options),
     )
 
 
+def _export_encoder(
+    model: "DualEncoder", options: argparse.Namespace, photographs: Sequence[str]
+) -> "ExportReport":
+    from owlkit.export.dual_encoder import export_dual_encoder
+
+    asked = ("fused", "fp16", "int8", "optimize", "annotations")
+    for_detectors = [f"--{name}" for name in asked if getattr(options, name)]
+    if for_detectors:
+        raise ConfigError(
+            f"{', '.join(for_detectors)}: expected a detector, found the encoder {options.model}"
+        )
+    return export_dual_encoder(
+        model,
+        options.out,
+        sizes=options.sizes,
+        tolerance=_tolerance(options),
+        photographs=photographs,
+    )
+
+
+def _tolerance(options: argparse.Namespace) -> "Tolerance":
+    from owlkit.export import Tolerance
+
+    boxes, logits = options.tolerance
+    return Tolerance(boxes=boxes, logits=logits)
+
+
 def _steps(model: "OwlDetector", options: argparse.Namespace) -> "list[Step]":
     """What the options ask for beyond the float32 graphs, in the order in which it is done."""
-    steps: list[Step] = []
-    if options.fused:
-        from owlkit.export.steps import fused_step
+    measure: Measure | None = None
+    if options.annotations is not None:
+        from owlkit.evaluation.exported import ExportedAccuracy
 
+        measure = ExportedAccuracy(Path(options.annotations), Path(options.images))
+
+    from owlkit.export.half import halve_folder
+    from owlkit.export.quantize import Int8Settings, quantize_folder
+    from owlkit.export.steps import accuracy_step, fused_step, optimize_step
+
+    steps: list[Step] = []
+    if options.optimize:
+        steps.append(optimize_step(model.text))
+    if options.fp16:
+        steps.append(partial(halve_folder, measure=measure))
+    if options.int8:
+        folder = options.calibration_images
+        images = [] if folder is None else find_sources([folder], options.out)
+        settings = Int8Settings(mode=options.int8)
+        steps.append(partial(quantize_folder, settings=settings, images=images, measure=measure))
+    if measure is not None and not (options.fp16 or options.int8):
+        steps.append(accuracy_step(measure))
+    if options.fused:
         steps.append(fused_step(model.calibration))
     return steps
-
-
-def _export_encoder(model: "DualEncoder", options: argparse.Namespace) -> "ExportReport":
-    raise ConfigError(f"{options.model}: expected a detector, found a {type(model).__name__}")

@@ -90,11 +90,12 @@ def export_detector(
         write_manifest(new, manifest)
         measured: dict[str, Any] = {}
         for step in steps:
-            measured |= step(new)
-        manifest = read_manifest(new)
-        manifest["measured"] |= measured
-        rehash(new, manifest)
-        write_manifest(new, manifest)
+            found = step(new)
+            manifest = read_manifest(new)
+            manifest["measured"] |= found
+            rehash(new, manifest)
+            write_manifest(new, manifest)
+            measured |= found
         (new / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
     return ExportReport(Path(folder), parity, measured)
 

@@ -29,6 +29,7 @@ from owlkit.runtime.manifest import DETECTOR
 
 IMAGE_GRAPH = "image_encoder.onnx"
 TEXT_GRAPH = "text_encoder.onnx"
+FUSED_GRAPH = "detector.onnx"
 TOKENIZER = "tokenizer"
 
 

@@ -69,7 +69,7 @@ def write_fused(
         The new file.
 
     Raises:
-        CheckpointError: If there is no such image encoder.
+        CheckpointError: If there is no such image encoder, or something else in its place.
         QueryError: If top_k is no positive integer.
     """
     check_top_k(top_k)
@@ -99,7 +99,10 @@ def write_fused(
 def _read_encoder(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise CheckpointError(f"{path}: expected an image encoder, found no such file")
-    model = onnx.load(str(path), load_external_data=False)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's, which has no types
+        raise CheckpointError(f"{path}: not readable as an ONNX graph: {error}") from error
     found = [output.name for output in model.graph.output]
     missing = [name for name in _NEEDED if name not in found]
     if missing or [each.name for each in model.graph.input] != ["pixels"]:

@@ -59,8 +59,12 @@ _LINEAR_CUT = """
   cut = Sub (raised_cut, slack)
 """
 
+# Not `Sigmoid`: ONNX Runtime's is off by up to 1e-7, which is all there is of very small scores.
 _LINEAR_SCORES = """
-  best_scores = Sigmoid (best_ranks)
+  opposites = Neg (best_ranks)
+  powers = Exp (opposites)
+  sums = Add (powers, unit)
+  best_scores = Reciprocal (sums)
 """
 
 _ISOTONIC_CUT = """
@@ -96,6 +100,7 @@ _ISOTONIC_SCORES = """
 """
 
 # Survivors go back into a table [B, P, Q]: top-k then meets equal logits in the order of patches.
+# Behind them comes one column of nothing, because reductions of empty arrays go wrong.
 _SUPPRESSION = """
   survivors = NonMaxSuppression (corners, ranks, top_k, iou_threshold, cut)
   survivor_ranks = GatherND (ranks, survivors)
@@ -107,7 +112,8 @@ _SUPPRESSION = """
   rows = Flatten <axis = 1> (table)
   row_sizes = Shape <start = 1> (rows)
   wanted = Min (row_sizes, top_k)
-  best_ranks, best_places = TopK <axis = 1> (rows, wanted)
+  top_ranks, best_places = TopK <axis = 1> (rows, wanted)
+  best_ranks = Pad (top_ranks, one_column, minus_infinity)
 """
 
 _ANSWER = """
@@ -156,6 +162,7 @@ def detection_constants(calibration: Calibration) -> dict[str, NDArray[np.generi
         "minus_infinity": np.array(-np.inf, real),
         "last": np.array([-1], whole),
         "one": np.array([1], whole),
+        "one_column": np.array([0, 0, 0, 1], whole),
         "zero_index": np.array(0, whole),
         "patch_before_query": np.array([0, 2, 1], whole),
         "calibration_scale": np.array(calibration.scale, real),

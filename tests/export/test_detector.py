@@ -22,7 +22,9 @@ from owlkit.models.heads import unit_embeddings
 from owlkit.models.identity import detector_identity
 from tests.export.models import KINDS, class_token, siglip
 
-TEXTS = ["a cat", "a dog on a table near the river", "a red mug"]
+TEXTS = ["a cat", "a dog", "a red mug"]
+# Whose positions depend on the size of the images.
+RESAMPLED = ("class_token", "dinov2", "dinov3")
 # Rounding in another order; the issue allows 1e-4 for boxes and 1e-3 for logits.
 CLOSE = {"atol": 5e-5, "rtol": 0}
 
@@ -75,7 +77,9 @@ def assert_same_answers(detector: OwlDetector, exported: Exported) -> None:
 def test_all_kinds_of_detectors(tmp_path: Path, tokenizer: Tokenizer, kind: str) -> None:
     detector = KINDS[kind](tokenizer)
     height, width = detector.vision.image_size
-    sizes = [(height, width), (height, width + 2 * detector.vision.patch_size)]
+    sizes = [(height, width)]
+    if kind in RESAMPLED:
+        sizes.append((height, width + 2 * detector.vision.patch_size))
     exported = Exported(export_detector(detector, tmp_path / "onnx", sizes=sizes))
     assert_same_answers(detector, exported)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import CLIPTokenizer
+import sentencepiece
+from transformers import CLIPTokenizer, SiglipTokenizer
 
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.errors import CheckpointError, TokenError
@@ -24,6 +25,8 @@ TEXTS = [
     "",
 ]
 
+NOUNS = ("cat", "dog", "remote control", "owl", "table", "river", "bridge", "boat")
+
 
 def _trained(folder: Path, _: Path) -> Tokenizer:
     return Tokenizer.from_pretrained(folder)
@@ -40,7 +43,26 @@ def _clip(_: Path, scratch: Path) -> Tokenizer:
     return Tokenizer(tokenizer, context_length=24)
 
 
-@pytest.mark.parametrize("make", [_trained, _clip])
+def _siglip(_: Path, scratch: Path) -> Tokenizer:
+    """SentencePiece's unigrams behind SigLIP's own treatment of text, run by transformers."""
+    captions = scratch / "captions.txt"
+    lines = [f"a photo of a {noun} on the {place}" for noun in NOUNS for place in NOUNS]
+    captions.write_text("\n".join(lines))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(captions),
+        model_prefix=str(scratch / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return Tokenizer(SiglipTokenizer(str(scratch / "spiece.model")), context_length=24)
+
+
+@pytest.mark.parametrize("make", [_trained, _clip, _siglip])
 @pytest.mark.parametrize("pad_to_full", [False, True])
 def test_ids_and_masks_are_equal(
     make: object, pad_to_full: bool, tokenizer_folder: Path, tmp_path: Path

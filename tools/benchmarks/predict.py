@@ -1,6 +1,6 @@
 """Detection with a model that is ready, and what happens to a picture before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,18 @@ def preprocess(repeats: int, scratch: Path) -> Iterator[Row]:
         )
 
 
-def save_owlvit(folder: Path, names: Sequence[str]) -> None:
-    """A random OWL-ViT B/32, saved by transformers, with a tokenizer for the labels."""
+def save_owlvit(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    text_config: Mapping[str, int] | None = None,
+    vision_config: Mapping[str, int] | None = None,
+    projection_dim: int = 512,
+) -> None:
+    """A random OWL-ViT, B/32 unless told otherwise, with a tokenizer for the labels.
+
+    Saved by transformers.
+    """
     captions = [f"a photo of a {name}" for name in names]
     tokenizer = Tokenizer(train_tokenizer(captions, vocab_size=400, context_length=16))
     config = transformers.OwlViTConfig(
@@ -105,10 +115,15 @@ def save_owlvit(folder: Path, names: Sequence[str]) -> None:
             "vocab_size": tokenizer.vocab_size,
             "bos_token_id": tokenizer.vocab_size - 2,
             "eos_token_id": tokenizer.vocab_size - 1,
-        }
+            **(text_config or {}),
+        },
+        vision_config=vision_config,
+        projection_dim=projection_dim,
     )
+    side = config.vision_config.image_size
     model = transformers.OwlViTForObjectDetection(config)
     model.save_pretrained(folder)
     transformers.OwlViTProcessor(
-        transformers.OwlViTImageProcessor(), tokenizer.transformers_tokenizer
+        transformers.OwlViTImageProcessor(size={"height": side, "width": side}),
+        tokenizer.transformers_tokenizer,
     ).save_pretrained(folder)
