@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from owlkit.models import DualEncoder, ImageBackbone, OwlDetector
     from owlkit.predictor import Predictor
     from owlkit.queries import Combination, QuerySet
+    from owlkit.runtime import OnnxDualEncoder
     from owlkit.scene import Scene
     from owlkit.scene_cache import SceneCache
     from owlkit.tiling import Tiling
@@ -34,6 +35,7 @@ __all__ = [
     "Detections",
     "DualEncoder",
     "ImageBackbone",
+    "OnnxDualEncoder",
     "OwlDetector",
     "Predictor",
     "QuerySet",
@@ -62,6 +64,7 @@ _HOMES = {
     "Detections": "owlkit.detections",
     "DualEncoder": "owlkit.models",
     "ImageBackbone": "owlkit.models",
+    "OnnxDualEncoder": "owlkit.runtime",
     "OwlDetector": "owlkit.models",
     "Predictor": "owlkit.predictor",
     "QuerySet": "owlkit.queries",

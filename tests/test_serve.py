@@ -53,7 +53,7 @@ class CountingPredictor(Predictor):
 
     def encode(self, images: Any) -> Any:
         self.passes.append(len(images) if isinstance(images, tuple) else 1)
-        assert self.gate.wait(60)
+        assert self.gate.wait(15)
         return super().encode(images)
 
 
@@ -71,6 +71,7 @@ def started(predictor: Predictor, **limits: Any) -> Iterator[Any]:
     """A client of a server on a free port, which is what strangers meet."""
     import httpx
     import uvicorn
+
     from serving.app import make_app
     from serving.limits import Limits
 

@@ -2,8 +2,7 @@
 
 import sys
 
-from owlkit.cli import export
-from owlkit.cli.command import Command
+from owlkit.cli import COMMANDS
 
 if __name__ == "__main__":
-    sys.exit(Command(export.SUMMARY, export.add_arguments, export.run, extra="export").main())
+    sys.exit(COMMANDS["export"].main())

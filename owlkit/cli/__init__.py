@@ -13,6 +13,7 @@ from owlkit.cli import (
     evaluate,
     evaluate_encoder,
     evaluate_queries,
+    export,
     export_backbone,
     find,
     make_detector,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
         evaluate_queries.run,
         extra="train",
     ),
+    "export": Command(export.SUMMARY, export.add_arguments, export.run, extra="export"),
     "export-backbone": Command(
         export_backbone.SUMMARY, export_backbone.add_arguments, export_backbone.run
     ),

@@ -2,31 +2,34 @@
 
 import copy
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from owlkit.export.graphs import write_graph
 from owlkit.export.wrappers import TEXT_OUTPUT, ImageGraph, TextGraph, example_tokens
 from owlkit.models.detector import OwlDetector
+from owlkit.models.dual_encoder import DualEncoder
 
 Size = tuple[int, int]
+Model = TypeVar("Model", OwlDetector, DualEncoder)
 
 
-def at_size(detector: OwlDetector, size: Size) -> OwlDetector:
-    """The detector itself, or a copy whose position table is resampled to another size for good.
+def at_size(model: Model, size: Size) -> Model:
+    """The model itself, or a copy whose position table is resampled to another size for good.
 
     Args:
-        detector: The model, which stays as it is.
+        model: Stays as it is.
         size: (H, W) of its input in pixels.
 
     Raises:
         InputSizeError: If the image tower cannot take images of this size.
     """
-    if size == detector.vision.image_size:
-        return detector
+    if size == model.vision.image_size:
+        return model
     # Weights are shared; the table of positions is replaced, not changed.
-    shared = {id(each): each for each in (*detector.parameters(), detector.tokenizer)}
-    resized = copy.deepcopy(detector, shared)
+    shared = {id(each): each for each in (*model.parameters(), model.tokenizer)}
+    resized = copy.deepcopy(model, shared)
     resized.vision.set_image_size(size)
     return resized
 

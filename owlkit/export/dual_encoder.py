@@ -15,7 +15,7 @@ Shapes: B images, Q texts, L tokens, E embedding width.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +41,6 @@ from owlkit.export.tokenizer import write_tokenizer
 from owlkit.export.wrappers import example_tokens
 from owlkit.images import ImageSource, load_image
 from owlkit.models.checkpoint import replaced_folder
-from owlkit.models.detector import OwlDetector
 from owlkit.models.dual_encoder import DualEncoder
 from owlkit.runtime.dual_encoder import IMAGE_OUTPUT, TEXT_OUTPUT
 from owlkit.runtime.manifest import DUAL_ENCODER
@@ -122,7 +121,7 @@ def export_dual_encoder(
     model.eval()
     with replaced_folder(Path(folder), marker=MANIFEST) as new:
         # Before the long work: what cannot be done is said at once.
-        resized = [_at_size(model, size) for size in chosen]
+        resized = [at_size(model, size) for size in chosen]
         parity = Parity()
         if model.tokenizer is not None:
             full = model.text.needs_full_length
@@ -139,11 +138,6 @@ def export_dual_encoder(
         write_manifest(new, manifest)
         (new / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
     return ExportReport(Path(folder), parity)
-
-
-def _at_size(model: DualEncoder, size: Size) -> DualEncoder:
-    # What is done there to a detector's image tower does as well for any model with one.
-    return cast("DualEncoder", at_size(cast("OwlDetector", model), size))
 
 
 def _write_image_graph(model: DualEncoder, path: Path) -> None:

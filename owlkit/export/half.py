@@ -13,46 +13,77 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from owlkit.errors import ConfigError
 from owlkit.export.card import graph_entries
-from owlkit.export.folder import read_manifest, rehash, write_manifest
+from owlkit.export.folder import TOKENIZER, read_manifest, rehash, write_manifest
 from owlkit.export.graphs import STANDARD, check_graph
 from owlkit.export.model_file import load_model, save_model
 from owlkit.export.optimize import FUSED_DOMAINS
+from owlkit.export.parity import Array, GraphRun
 from owlkit.export.quantize import Measure, check_float32
+from owlkit.export.sensitivity import output_error
+from owlkit.runtime.tokenizer import RuntimeTokenizer
 
+_SEED = 20
+_TEXTS = ("a cat", "a photo of a dog", "the red mug on a table")
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 # Operators that take float32 alone, at least for one of their inputs.
 _FLOAT32_ONLY = ("Resize", "DynamicQuantizeLinear", "NonMaxSuppression", "ConstantOfShape", "Range")
 
 
-def halve_folder(folder: Path, *, measure: Measure | None = None) -> dict[str, Any]:
+def halve_folder(
+    folder: Path, *, max_error: float = 0.05, measure: Measure | None = None
+) -> dict[str, Any]:
     """Turns all graphs of a complete exported folder to float16.
 
     Args:
         folder: With float32 graphs; its manifest is kept complete.
-        measure: Numbers of a folder on a data set, see :class:`owlkit.export.quantize.Measure`;
-            None does without.
+        max_error: Largest error of the outputs on noise, as a share of how much they vary, see
+            :func:`owlkit.export.sensitivity.output_error`. Much more than 0.01 says that something
+            inside is too large or too small for float16.
+        measure: Of a folder on a data set; None does without.
 
     Returns:
-        ``accuracy``, before and after, by precision.
+        ``float16``: the error; ``accuracy``: before and after, by precision.
 
     Raises:
-        ConfigError: If a graph is not float32 or cannot be expressed.
+        ConfigError: If a graph is not float32 or cannot be expressed, or the error is too large.
     """
     manifest = read_manifest(folder)
     check_float32(folder, manifest)
     accuracy: dict[str, Mapping[str, float]] = {}
     if measure is not None:
         accuracy["float32"] = measure(folder)
+    expected = _answers(folder, manifest)
     for entry in graph_entries(manifest):
-        path = folder / entry["file"]
-        halve_graph(path)
+        halve_graph(folder / entry["file"])
+    found = _answers(folder, manifest)
+    error = max(map(output_error, found, expected))
+    if not error <= max_error:
+        raise ConfigError(
+            f"float16: expected an error of at most {max_error:g} of what the outputs vary, found "
+            f"{error:.3g}: this model does not fit into half precision"
+        )
     manifest["precision"] = "float16"
     rehash(folder, manifest)
     write_manifest(folder, manifest)
     if measure is not None:
         accuracy["float16"] = measure(folder)
-    return {"accuracy": accuracy} if accuracy else {}
+    return {"float16": {"error": error}} | ({"accuracy": accuracy} if accuracy else {})
+
+
+def _answers(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Array]]:
+    """What each graph gives for noise, and for a few texts."""
+    generator = np.random.default_rng(_SEED)
+    answers = []
+    for entry in manifest["graphs"]["image_encoder"]:
+        pixels = generator.standard_normal((2, 3, *entry["size"]), dtype=np.float32)
+        answers.append(GraphRun(folder / entry["file"])(pixels=pixels))
+    text = manifest["graphs"].get("text_encoder")
+    if text is not None:
+        ids, mask = RuntimeTokenizer.from_folder(folder / TOKENIZER)(_TEXTS)
+        answers.append(GraphRun(folder / text["file"])(input_ids=ids, attention_mask=mask))
+    return answers
 
 
 def halve_graph(path: Path) -> None:

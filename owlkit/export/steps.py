@@ -20,6 +20,7 @@ from owlkit.export.folder import (
     write_manifest,
 )
 from owlkit.export.fused import write_fused
+from owlkit.export.fused_check import check_fused
 from owlkit.export.graphs import STANDARD, check_graph
 from owlkit.export.optimize import FUSED_DOMAINS, Feed, optimize_graph
 from owlkit.export.quantize import Measure
@@ -38,9 +39,18 @@ def fused_step(calibration: Calibration | None) -> Step:
         # The image encoder inside may be an optimised one.
         check_graph(path, domains=(*STANDARD, *FUSED_DOMAINS))
         manifest = read_manifest(folder)
-        manifest["graphs"]["detector"] = graph_entry(path)
+        encoder = manifest["graphs"]["image_encoder"][0]
+        parity = check_fused(
+            path,
+            folder / encoder["file"],
+            size=(encoder["size"][0], encoder["size"][1]),
+            width=manifest["embed_width"],
+            calibration=calibration,
+        )
+        parity.check(folder)
+        manifest["graphs"]["detector"] = graph_entry(path) | {"size": encoder["size"]}
         write_manifest(folder, manifest)
-        return {}
+        return {"fused": parity.to_dict()}
 
     return add
 

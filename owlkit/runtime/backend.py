@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,16 @@ from owlkit.errors import CheckpointError, ImageError, InputSizeError, QueryErro
 from owlkit.geometry import Preprocessing
 from owlkit.runtime.manifest import read_export
 from owlkit.runtime.session import GraphSession, Provider, SessionOptions
-from owlkit.runtime.tokenizer import RuntimeTokenizer
+from owlkit.runtime.texts import ExportedTexts
 
 Floats = NDArray[np.float32]
 
 # Per pass: enough to keep the hardware busy, few enough for any memory.
 _IMAGES = 16
-_TEXTS = 512
 
 _IMAGE_INPUTS = ("pixels",)
 _IMAGE_OUTPUTS = ("class_embeds", "boxes", "logit_shift", "logit_scale")
-_TEXT_INPUTS = ("input_ids", "attention_mask")
-_TEXT_OUTPUTS = ("query_embeds",)
+_TEXT_OUTPUT = "query_embeds"
 
 
 class OnnxBackend:
@@ -72,7 +69,7 @@ class OnnxBackend:
         self._images = GraphSession(
             self._graph, inputs=_IMAGE_INPUTS, outputs=outputs, options=self._options
         )
-        self._lock = RLock()
+        self._texts = ExportedTexts(self._model, output=_TEXT_OUTPUT, options=self._options)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -165,43 +162,7 @@ class OnnxBackend:
             QueryError: If the model was exported without a tokenizer.
             TokenError: If something is not text, or a text has no tokens.
         """
-        distinct = list(dict.fromkeys(texts))
-        units = np.zeros((len(distinct), self._model.embed_width), np.float32)
-        for start in range(0, len(distinct), _TEXTS):
-            ids, mask = self._tokenizer(distinct[start : start + _TEXTS])
-            (found,) = self._texts.run({"input_ids": ids, "attention_mask": mask})
-            units[start : start + _TEXTS] = found
-        row = {text: index for index, text in enumerate(distinct)}
-        ordered: Floats = units[[row[text] for text in texts]]
-        return ordered
-
-    @property
-    def _tokenizer(self) -> RuntimeTokenizer:
-        with self._lock:
-            return self._loaded_tokenizer
-
-    @property
-    def _texts(self) -> GraphSession:
-        with self._lock:
-            return self._loaded_texts
-
-    @cached_property
-    def _loaded_tokenizer(self) -> RuntimeTokenizer:
-        folder = self._model.folder / "tokenizer"
-        if not folder.is_dir():
-            raise QueryError(
-                f"{self._model.folder}: exported without a tokenizer, so that it cannot read texts"
-            )
-        return RuntimeTokenizer.from_folder(folder)
-
-    @cached_property
-    def _loaded_texts(self) -> GraphSession:
-        graph = self._model.text_encoder
-        if graph is None:
-            raise QueryError(f"{self._model.folder}: exported without a text encoder")
-        return GraphSession(
-            graph, inputs=_TEXT_INPUTS, outputs=_TEXT_OUTPUTS, options=self._options
-        )
+        return self._texts(texts)
 
     def boxes(self, features: PatchArrays) -> Floats:
         """One image's boxes: xyxy in [0, 1] of the model input [P, 4]."""
