@@ -2,13 +2,14 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owlkit.cli.files import find_sources
 from owlkit.errors import ConfigError
+from owlkit.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     from owlkit.export import ExportReport, Step, Tolerance
@@ -61,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--annotations", metavar="JSON", help="COCO boxes to measure AP on")
     parser.add_argument("--images", metavar="DIR", help="their images")
+    parser.add_argument(
+        "--templates",
+        choices=sorted(TEMPLATES),
+        default="ensemble7",
+        help="prompts around the classes' names when AP is measured (default ensemble7)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,9 +93,23 @@ def run(options: argparse.Namespace) -> int:
         report = _export_encoder(model, options, photographs)
     print(report.parity.table())
     for name, found in report.measured.items():
-        print(f"\n{name}: {found}")
+        print(f"\n{name}", *_lines(found), sep="\n")
     print(f"\n{model.vision.name}: {options.out}")
     return 0
+
+
+def _lines(found: object, indent: str = "  ") -> Iterator[str]:
+    """What a step measured, one number a line; long lists are in the folder's owlkit.json."""
+    if not isinstance(found, Mapping):
+        return
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}"
+            yield from _lines(value, f"{indent}  ")
+        elif isinstance(value, list | tuple):
+            yield f"{indent}{key}: {len(value)}"
+        else:
+            yield f"{indent}{key}: {f'{value:.4g}' if isinstance(value, float) else value}"
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -166,8 +187,13 @@ def _steps(model: "OwlDetector", options: argparse.Namespace) -> "list[Step]":
     measure: Measure | None = None
     if options.annotations is not None:
         from owlkit.evaluation.exported import ExportedAccuracy
+        from owlkit.evaluation.predictions import PredictionSettings
 
-        measure = ExportedAccuracy(Path(options.annotations), Path(options.images))
+        measure = ExportedAccuracy(
+            Path(options.annotations),
+            Path(options.images),
+            settings=PredictionSettings(templates=options.templates),
+        )
 
     from owlkit.export.half import halve_folder
     from owlkit.export.quantize import Int8Settings, quantize_folder
@@ -179,7 +205,8 @@ def _steps(model: "OwlDetector", options: argparse.Namespace) -> "list[Step]":
     if options.fp16:
         steps.append(partial(halve_folder, measure=measure))
     if options.int8:
-        folder = options.calibration_images
+        # Noise says little about which layers lose most.
+        folder = options.calibration_images or options.images
         images = [] if folder is None else find_sources([folder], options.out)
         settings = Int8Settings(mode=options.int8)
         steps.append(partial(quantize_folder, settings=settings, images=images, measure=measure))

@@ -46,7 +46,7 @@ def graph_entry(path: Path, *, size: Sequence[int] | None = None) -> dict[str, A
     entry["sha256"] = hash_file(path)
     data = path.with_name(f"{path.name}.data")
     if data.is_file():
-        entry["data"] = [{"file": data.name, "sha256": hash_file(data)}]
+        entry["data"] = {"file": data.name, "sha256": hash_file(data)}
     return entry
 
 
@@ -61,7 +61,7 @@ def rehash(folder: Path, manifest: dict[str, Any]) -> None:
     for name, found in manifest["graphs"].items():
         entries = found if isinstance(found, list) else [found]
         fresh = [
-            entry | graph_entry(folder / entry["file"], size=entry.get("size")) for entry in entries
+            graph_entry(folder / entry["file"], size=entry.get("size")) for entry in entries
         ]
         manifest["graphs"][name] = fresh if isinstance(found, list) else fresh[0]
 

@@ -104,13 +104,18 @@ class Parity:
             "rows": [vars(each) for each in self.deviations],
         }
 
+    @property
+    def is_accepted(self) -> bool:
+        """Whether all differences are within their tolerances."""
+        return all(each.is_accepted for each in self.deviations)
+
     def check(self, where: str | Path) -> None:
         """Makes sure that all differences are accepted.
 
         Raises:
             CheckpointError: Otherwise, with the table.
         """
-        if not all(each.is_accepted for each in self.deviations):
+        if not self.is_accepted:
             raise CheckpointError(
                 f"{where}: expected graphs that agree with the model, found\n{self.table()}"
             )
