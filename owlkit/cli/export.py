@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         nargs=2,
         type=float,
-        default=(1e-4, 1e-3),
         metavar=("BOXES", "LOGITS"),
-        help="largest differences to torch that are accepted (default 1e-4 1e-3)",
+        help="largest differences to torch that are accepted (default 1e-4 1e-3, or more for an "
+        "untrained model that rounding moves by more)",
     )
     parser.add_argument(
         "--fused",
@@ -130,7 +130,7 @@ def _check(options: argparse.Namespace) -> None:
         if folder is not None and not Path(folder).is_dir():
             name = option.replace("_", "-")
             raise ConfigError(f"--{name}: expected a folder of images, found none at {folder}")
-    if not all(limit > 0 for limit in options.tolerance):
+    if not all(limit > 0 for limit in options.tolerance or ()):
         raise ConfigError(f"--tolerance: expected positive numbers, found {options.tolerance}")
 
 
@@ -178,8 +178,10 @@ def _export_encoder(
 def _tolerance(options: argparse.Namespace) -> "Tolerance":
     from owlkit.export import Tolerance
 
+    if options.tolerance is None:
+        return Tolerance()
     boxes, logits = options.tolerance
-    return Tolerance(boxes=boxes, logits=logits)
+    return Tolerance(boxes=boxes, logits=logits, rounding=0)
 
 
 def _steps(model: "OwlDetector", options: argparse.Namespace) -> "list[Step]":

@@ -33,10 +33,8 @@ QUERIES = (1, 7, 1203)
 _MOST_FULL_TEXTS = 32
 _PHOTOGRAPHS_AT_ONCE = 4
 _SEED = 20
-# What float32 loses in a product of a few hundred terms, relative to the numbers in it; and by how
-# much more than that outputs may differ.
+# What float32 loses in a product of a few hundred terms, relative to the numbers in it.
 _ROUNDING = 1e-6
-_ROUNDING_FACTOR = 10
 
 
 class _Queries(NamedTuple):
@@ -96,7 +94,7 @@ def check_image_graph(
 
     Where a difference is above the tolerance, the model itself is asked again with its input moved
     by as much as rounding does: an untrained model may move by more than that, and no graph can be
-    nearer to it than it is to itself. The tolerance is then ten times that movement.
+    nearer to it than it is to itself. See :attr:`Tolerance.rounding`.
 
     Args:
         detector: The model as it is, which takes images of any size.
@@ -115,10 +113,10 @@ def check_image_graph(
         expected = _with_logits(_model_outputs(module, pixels), asked.expected)
         found = _with_logits(graph(pixels=pixels), asked.found)
         compared = compare(path.name, case, found, expected, limits)
-        if not compared.is_accepted:
+        if tolerance.rounding and not compared.is_accepted:
             moved = _with_logits(_model_outputs(module, _rounded(pixels)), asked.expected)
             wider = {
-                key: max(limit, _ROUNDING_FACTOR * largest_difference(moved[key], expected[key]))
+                key: max(limit, tolerance.rounding * largest_difference(moved[key], expected[key]))
                 for key, limit in limits.items()
                 if key in expected
             }

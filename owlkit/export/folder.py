@@ -60,9 +60,7 @@ def rehash(folder: Path, manifest: dict[str, Any]) -> None:
     """Brings the hashes of a manifest's graphs up to date, after something has rewritten them."""
     for name, found in manifest["graphs"].items():
         entries = found if isinstance(found, list) else [found]
-        fresh = [
-            graph_entry(folder / entry["file"], size=entry.get("size")) for entry in entries
-        ]
+        fresh = [graph_entry(folder / entry["file"], size=entry.get("size")) for entry in entries]
         manifest["graphs"][name] = fresh if isinstance(found, list) else fresh[0]
 
 

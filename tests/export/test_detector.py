@@ -193,7 +193,7 @@ def test_the_report_shows_every_output_and_every_case(
     wanted = {
         f"noise, batch {batch}, {count} queries" for batch, count in ((1, 1), (3, 7), (8, 1203))
     }
-    assert wanted | {"photographs 0 to 2", "1203 texts of 6 tokens"} <= cases
+    assert wanted | {"photographs 0 to 2, 1 queries", "1203 texts of 6 tokens"} <= cases
     outputs = {each.output for each in deviations}
     assert {"boxes", "objectness", "logits", "class_embeds", "query_embeds"} <= outputs
     assert all(each.difference < 1e-4 for each in deviations)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.comparison import Row, compare
 from benchmarks.inputs import NAMES, make_photo
 from benchmarks.predict import save_owlvit
 from owlkit.export import export_detector
+from owlkit.export.quantize import Int8Settings, quantize_folder
 
 
 def predict_onnx(repeats: int, scratch: Path) -> Iterator[Row]:
@@ -24,19 +26,26 @@ def predict_onnx(repeats: int, scratch: Path) -> Iterator[Row]:
     make_photo(640, 480).save(photo)
     detector = owlkit.OwlDetector.from_pretrained(folder)
     export_detector(detector, exported)
-    onnx = owlkit.Predictor.from_pretrained(exported, device="cpu")
-    eager = owlkit.Predictor.from_pretrained(folder, device="cpu")
+    quantized = scratch / "int8"
+    int8 = partial(quantize_folder, settings=Int8Settings(mode="dynamic"), images=[photo])
+    export_detector(detector, quantized, steps=[int8])
+    onnx, in_8_bits, eager = (
+        owlkit.Predictor.from_pretrained(path, device="cpu")
+        for path in (exported, quantized, folder)
+    )
     queries = owlkit.QuerySet.from_text(NAMES)
     pixels = eager.backend.preprocessing(owlkit.images.load_image(photo))[0][None]
-    settings = "OWL-ViT B/32, 768 px, float32"
-    yield compare(
-        lambda: onnx.backend.encode_images(pixels),
-        lambda: eager.backend.encode_images(pixels),
-        path="predict-onnx",
-        peer="owlkit in eager torch, float32",
-        settings=f"{settings}, image tower and heads",
-        repeats=repeats,
-    )
+    settings = "OWL-ViT B/32, 768 px"
+    for predictor, precision in ((onnx, "float32"), (in_8_bits, "int8 (dynamic)")):
+        yield compare(
+            lambda predictor=predictor: predictor.backend.encode_images(pixels),
+            lambda: eager.backend.encode_images(pixels),
+            path="predict-onnx",
+            peer="owlkit in eager torch, float32",
+            settings=f"{settings}, image tower and heads, {precision}",
+            repeats=repeats,
+        )
+    settings = f"{settings}, float32"
     detect_onnx = _detect(onnx, photo, queries)
     yield compare(
         detect_onnx,
@@ -52,7 +61,7 @@ def predict_onnx(repeats: int, scratch: Path) -> Iterator[Row]:
     @torch.inference_mode()
     def peer() -> Any:
         picture = Image.open(photo).convert("RGB")
-        outputs = model(**processor(text=[NAMES], images=picture, return_tensors="pt"))
+        outputs = model(**processor(text=[list(NAMES)], images=picture, return_tensors="pt"))
         return processor.post_process_grounded_object_detection(
             outputs, threshold=0.3, target_sizes=[(480, 640)]
         )
