@@ -26,8 +26,10 @@ def predict_onnx(repeats: int, scratch: Path) -> Iterator[Row]:
     make_photo(640, 480).save(photo)
     detector = owlkit.OwlDetector.from_pretrained(folder)
     export_detector(detector, exported)
+    # Every layer: random weights say nothing about what a trained model loses.
+    settings_8 = Int8Settings(mode="dynamic", max_error=1e9)
     quantized = scratch / "int8"
-    int8 = partial(quantize_folder, settings=Int8Settings(mode="dynamic"), images=[photo])
+    int8 = partial(quantize_folder, settings=settings_8, images=[photo])
     export_detector(detector, quantized, steps=[int8])
     onnx, in_8_bits, eager = (
         owlkit.Predictor.from_pretrained(path, device="cpu")
