@@ -1,6 +1,5 @@
 """The predictor: encode once, query often, boxes in pixels of the original image."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,9 @@ from owlkit.errors import ConfigError, ImageError, QueryError
 from owlkit.images import load_image
 from owlkit.ops import cxcywh_to_xyxy, nms
 from owlkit.scene import Scene
-from owlkit.torch_backend import TorchBackend
+from tests.counting import CountingBackend
 
 NAMES = ["a cat", "a remote control", "a red mug"]
-
-
-class CountingBackend(TorchBackend):
-    """Counts what reaches the networks."""
-
-    images = 0
-    texts: Sequence[str] = ()
-
-    def encode_images(self, pixel_values: Any) -> Any:
-        self.images += len(pixel_values)
-        return super().encode_images(pixel_values)
-
-    def encode_texts(self, texts: Sequence[str]) -> Any:
-        self.texts = [*self.texts, *texts]
-        return super().encode_texts(texts)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from owlkit.config import (
     TextSection,
     VisionSection,
 )
-from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, resolve_folder
+from owlkit.encoders.hub import MANIFEST, load_exactly, resolve_folder
 from owlkit.encoders.initialization import init_clip_text, init_clip_vision, init_mae_vision
 from owlkit.encoders.pretrained import load_vision_tower, published_colours, read_colours
 from owlkit.encoders.siglip_text import CONTEXT_LENGTH as SIGLIP_CONTEXT_LENGTH
@@ -39,6 +39,7 @@ from owlkit.geometry import (
     Preprocessing,
     owlvit_preprocessing,
 )
+from owlkit.json_file import read_json
 from owlkit.models import DualEncoder, OwlDetector
 
 SectionT = TypeVar("SectionT", ModelSection, DualEncoderSection)

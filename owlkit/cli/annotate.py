@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from owlkit.annotation import AnnotationJob, Group, Results, Shard
 from owlkit.annotation.settings import SETTINGS_FILE, read_settings
 from owlkit.cli.files import find_sources, prepare_folder
+from owlkit.cli.model_options import add_model_arguments, model_options
 from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
-from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
 from owlkit.cli.selection_options import add_selection_arguments, detect_options
 from owlkit.contact_sheet import by_doubt, draw_contact_sheet
 from owlkit.errors import ConfigError, ImageError
@@ -91,14 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--templates", choices=sorted(TEMPLATES), default="none", help=TEMPLATES_HELP
     )
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default 1)")
-    parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="(default float32)",
-    )
-    add_runtime_arguments(parser)
+    add_model_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -262,10 +255,8 @@ def _load(model: str, options: argparse.Namespace) -> "Predictor":
 
     return Predictor.from_pretrained(
         model,
-        device=options.device or _own_gpu(model, options),
-        precision=options.precision,
         batch_size=options.batch_size,
-        **runtime_options(options),
+        **model_options(options) | {"device": options.device or _own_gpu(model, options)},
     )
 
 

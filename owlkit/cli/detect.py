@@ -19,8 +19,8 @@ from owlkit.cli.files import (
     prepare_folder,
     write_json,
 )
+from owlkit.cli.model_options import add_model_arguments, model_options
 from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
-from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
 from owlkit.cli.selection_options import add_selection_arguments, detect_options
 from owlkit.cli.stream import (
     DetectFrames,
@@ -77,14 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=8, help="frames or tiles per pass (default 8)"
     )
     parser.add_argument("--font", type=Path, help="font file for the names in the pictures")
-    parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="(default float32)",
-    )
-    add_runtime_arguments(parser)
+    add_model_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -218,10 +211,8 @@ def _load(options: argparse.Namespace) -> "Predictor":
 
     return Predictor.from_pretrained(
         options.model,
-        device=options.device,
-        precision=options.precision,
         batch_size=options.batch_size,
-        **runtime_options(options),
+        **model_options(options),
     )
 
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from owlkit.cli.files import find_sources, prepare_file, prepare_folder, write_json
+from owlkit.cli.model_options import add_model_arguments, model_options
 from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
-from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
 from owlkit.errors import ConfigError, ImageError, QueryError
 from owlkit.heatmaps import sheet
 from owlkit.images import load_image
@@ -65,14 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="file for paths, boxes and scores")
     parser.add_argument("--out", type=Path, help="picture file for a sheet of what was found")
     parser.add_argument("--batch-size", type=int, default=8, help="images per pass (default 8)")
-    parser.add_argument("--device", help="for example cpu or cuda; default: a GPU if there is one")
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="(default float32)",
-    )
-    add_runtime_arguments(parser)
+    add_model_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,10 +86,8 @@ def run(options: argparse.Namespace) -> int:
 
     predictor = Predictor.from_pretrained(
         options.model,
-        device=options.device,
-        precision=options.precision,
         batch_size=options.batch_size,
-        **runtime_options(options),
+        **model_options(options),
     )
     # First, because it is quick and may fail.
     predictor.embed(queries)

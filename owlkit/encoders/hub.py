@@ -1,6 +1,5 @@
 """Model folders: on disk or from the Hugging Face hub; weights as safetensors."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from owlkit.errors import CheckpointError
+from owlkit.json_file import read_json
 
 # What the readers raise for a file that is cut off or holds something else.
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, OSError, KeyError, RuntimeError, ValueError)
@@ -55,23 +55,6 @@ def _download(name: str) -> str:
     if not any(Path(folder).glob("model*.safetensors")):
         folder = snapshot_download(name, allow_patterns=[*_SMALL_FILES, "pytorch_model*.bin"])
     return folder
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: If the file is missing or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def read_manifest(folder: Path, *, kinds: tuple[str, ...]) -> dict[str, Any]:

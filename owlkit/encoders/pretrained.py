@@ -10,7 +10,6 @@ from owlkit.encoders.hf_vision import to_timm_state, vision_tower_from_config
 from owlkit.encoders.hub import (
     MANIFEST,
     load_exactly,
-    read_json,
     read_manifest,
     read_weights,
     resolve_folder,
@@ -20,6 +19,7 @@ from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import CheckpointError, ConfigError
 from owlkit.geometry import RGB
+from owlkit.json_file import read_json
 
 # Prefixes that Hugging Face puts before an image tower's own names, longest first.
 _PREFIXES = (

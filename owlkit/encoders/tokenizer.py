@@ -5,7 +5,6 @@ Shapes: Q texts, L tokens in the longest row.
 
 import copy
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from owlkit.errors import CheckpointError, TokenError
+from owlkit.row_fitter import RowFitter
 
 # transformers stands "no limit known" for with 1e30.
 _LARGEST_SANE_CONTEXT = 1_000_000
@@ -58,7 +58,7 @@ class Tokenizer:
         tokenizer.model_max_length = context_length
         self._tokenizer = tokenizer
         self._context_length = context_length
-        self._has_warned = False
+        self._rows = RowFitter(context_length)
 
     @classmethod
     def from_pretrained(
@@ -140,9 +140,7 @@ class Tokenizer:
         Raises:
             TokenError: There is no text, something is not text, or a text has no tokens at all.
         """
-        rows = []
-        for ids, text in zip(self._ids(texts), texts, strict=True):
-            rows.append(self._fitted(ids, text))
+        rows = self._rows.of(texts, self._ids)
         width = self._context_length if pad_to_full else max(len(row) for row in rows)
         input_ids = torch.full((len(rows), width), self.pad_token_id, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
@@ -152,35 +150,12 @@ class Tokenizer:
         return input_ids, attention_mask
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise TokenError(f"expected a list of texts, found the single text {texts!r}")
-        if not texts:
-            raise TokenError("expected at least one text, found none")
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TokenError(f"text {index}: expected text, found {type(text).__name__}")
         # Not verbose: the warning about long texts is ours to give.
         encoded = self._tokenizer(
             list(texts), padding=False, truncation=False, add_special_tokens=True, verbose=False
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
-
-    def _fitted(self, ids: list[int], text: str) -> list[int]:
-        if not ids:
-            raise TokenError(f"{text!r} has no tokens, so there is no vector for it")
-        if len(ids) <= self._context_length:
-            return ids
-        if not self._has_warned:
-            self._has_warned = True
-            shown = repr(text if len(text) <= 80 else f"{text[:77]}...")
-            warnings.warn(
-                f"{shown} has {len(ids)} tokens and is cut to the limit of "
-                f"{self._context_length}; further texts are cut without a warning",
-                UserWarning,
-                stacklevel=3,
-            )
-        return ids[: self._context_length - 1] + ids[-1:]
 
 
 def read_tokenizer(folder: Path, context_length: int | None) -> Tokenizer | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from owlkit.data.image_check import MAX_LOST
-from owlkit.encoders.hub import MANIFEST, read_json, resolve_folder
+from owlkit.encoders.hub import MANIFEST, resolve_folder
 from owlkit.encoders.pretrained import read_colours
 from owlkit.encoders.tokenizer import Tokenizer
 from owlkit.encoders.vision import VisionTower
@@ -28,6 +28,7 @@ from owlkit.evaluation.feature_kinds import Kind, image_tower, image_vectors, ve
 from owlkit.evaluation.zero_shot import average_prompts
 from owlkit.geometry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from owlkit.images import load_image
+from owlkit.json_file import read_json
 from owlkit.models.dual_encoder import DualEncoder
 from owlkit.models.weight_hash import hash_weights
 from owlkit.prompts import fill, resolve_templates

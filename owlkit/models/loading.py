@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from owlkit.calibration import Calibration
-from owlkit.encoders.hub import MANIFEST, load_exactly, read_json, read_manifest, resolve_folder
+from owlkit.encoders.hub import MANIFEST, load_exactly, read_manifest, resolve_folder
 from owlkit.encoders.pretrained import load_vision_tower, read_colours
 from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.text import TextTower, load_text_model
@@ -15,6 +15,7 @@ from owlkit.encoders.tokenizer import Tokenizer, read_tokenizer
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import CheckpointError, ConfigError
 from owlkit.geometry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from owlkit.json_file import read_json
 from owlkit.models.backbone import ImageBackbone
 from owlkit.models.checkpoint import read_own_weights
 from owlkit.models.convention import (

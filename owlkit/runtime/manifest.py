@@ -1,7 +1,6 @@
 """The description of an exported folder, ``owlkit.json``, and the files it vouches for."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from owlkit.calibration import Calibration
 from owlkit.errors import CheckpointError
 from owlkit.geometry import Preprocessing
+from owlkit.json_file import read_json
 
 MANIFEST = "owlkit.json"
 FORMAT_VERSION = 1
@@ -109,23 +109,6 @@ def is_exported(folder: str | Path) -> bool:
         return read_json(path / MANIFEST).get("kind") in _KINDS
     except CheckpointError:
         return any(path.glob("*.onnx")) if path.is_dir() else False
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: If the file is missing or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def read_export(folder: str | Path, *, kind: str = DETECTOR) -> ExportedModel:

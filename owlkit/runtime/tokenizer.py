@@ -3,7 +3,6 @@
 Shapes: Q texts, L tokens in the longest row.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from owlkit.errors import CheckpointError, TokenError
-from owlkit.runtime.manifest import read_json
+from owlkit.json_file import read_json
+from owlkit.row_fitter import RowFitter
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "owlkit_tokenizer.json"
@@ -50,7 +50,7 @@ class RuntimeTokenizer:
         self.context_length = context_length
         self.pad_id = pad_id
         self.pad_to_full = pad_to_full
-        self._has_warned = False
+        self._rows = RowFitter(context_length)
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -91,7 +91,7 @@ class RuntimeTokenizer:
         Raises:
             TokenError: There is no text, something is not text, or a text has no tokens at all.
         """
-        rows = [self._fitted(ids, text) for ids, text in zip(self._ids(texts), texts, strict=True)]
+        rows = self._rows.of(texts, self._ids)
         width = self.context_length if self.pad_to_full else max(map(len, rows))
         input_ids = np.full((len(rows), width), self.pad_id, dtype=np.int64)
         attention_mask = np.zeros_like(input_ids)
@@ -101,30 +101,7 @@ class RuntimeTokenizer:
         return input_ids, attention_mask
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise TokenError(f"expected a list of texts, found the single text {texts!r}")
-        if not texts:
-            raise TokenError("expected at least one text, found none")
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TokenError(f"text {index}: expected text, found {type(text).__name__}")
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-
-    def _fitted(self, ids: list[int], text: str) -> list[int]:
-        if not ids:
-            raise TokenError(f"{text!r} has no tokens, so there is no vector for it")
-        if len(ids) <= self.context_length:
-            return ids
-        if not self._has_warned:
-            self._has_warned = True
-            shown = repr(text if len(text) <= 80 else f"{text[:77]}...")
-            warnings.warn(
-                f"{shown} has {len(ids)} tokens and is cut to the limit of "
-                f"{self.context_length}; further texts are cut without a warning",
-                UserWarning,
-                stacklevel=3,
-            )
-        return ids[: self.context_length - 1] + ids[-1:]
 
 
 def _integer(folder: Path, settings: dict[str, Any], key: str) -> int:

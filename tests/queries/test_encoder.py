@@ -1,6 +1,5 @@
 """Query sets and a model: what is encoded, when, and what is found with it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,7 @@ from owlkit.patch_choice import choose_patch
 from owlkit.scene_cache import SceneCache
 from owlkit.tiling import Tiling
 from owlkit.torch_backend import TorchBackend
-
-
-class CountingBackend(TorchBackend):
-    """Counts what reaches the networks."""
-
-    images = 0
-    texts: Sequence[str] = ()
-
-    def encode_images(self, pixel_values: Any) -> Any:
-        self.images += len(pixel_values)
-        return super().encode_images(pixel_values)
-
-    def encode_texts(self, texts: Sequence[str]) -> Any:
-        self.texts = [*self.texts, *texts]
-        return super().encode_texts(texts)
+from tests.counting import CountingBackend
 
 
 def counting(folder: Path, **options: Any) -> tuple[Predictor, CountingBackend]:

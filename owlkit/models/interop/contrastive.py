@@ -14,12 +14,13 @@ from transformers import (
 )
 
 from owlkit.encoders.hf_vision import to_timm_state, vision_tower_from_config
-from owlkit.encoders.hub import load_exactly, read_json, read_weights
+from owlkit.encoders.hub import load_exactly, read_weights
 from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.text import LEGACY_EOS, TextTower
 from owlkit.encoders.tokenizer import read_tokenizer
 from owlkit.errors import CheckpointError
 from owlkit.geometry import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, Preprocessing
+from owlkit.json_file import read_json
 from owlkit.models.dual_encoder import DualEncoder
 from owlkit.models.interop import parts
 

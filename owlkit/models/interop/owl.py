@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from owlkit.encoders.hf_vision import from_timm_state, to_timm_state, vision_tower_from_config
-from owlkit.encoders.hub import load_exactly, read_json, read_weights
+from owlkit.encoders.hub import load_exactly, read_weights
 from owlkit.encoders.skip_init import SkipRandomInit
 from owlkit.encoders.text import TextTower
 from owlkit.encoders.tokenizer import read_tokenizer
@@ -39,6 +39,7 @@ from owlkit.geometry import (
     owlv2_preprocessing,
     owlvit_preprocessing,
 )
+from owlkit.json_file import read_json
 from owlkit.models.checkpoint import plain_state, replaced_folder
 from owlkit.models.convention import OWL_POSITIONS, ConventionName, resolve_convention
 from owlkit.models.detector import OwlDetector

@@ -8,12 +8,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from owlkit.encoders.hub import read_json
 from owlkit.encoders.pretrained import to_rgb
 from owlkit.encoders.text import Pool, TextTower
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import CheckpointError
 from owlkit.geometry import RGB
+from owlkit.json_file import read_json
 
 # What CLIP's, OWL-ViT's and OWLv2's text configurations have in common.
 TEXT_SETTINGS = (
