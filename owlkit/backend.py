@@ -48,7 +48,14 @@ class Backend(Protocol):
     def identity(self) -> str:
         """A hash of all that embeddings depend on: weights, preprocessing, numerical convention.
 
-        Embeddings of two models with one identity may be mixed.
+        Queries may be embedded by one model of an identity and asked of another.
+        """
+
+    @property
+    def precision(self) -> str:
+        """What else the features of an image depend on: number formats, or graphs in use.
+
+        Features that are kept belong to one identity and one precision.
         """
 
     @property

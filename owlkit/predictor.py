@@ -163,7 +163,8 @@ class Predictor:
         cache = self.cache
         if cache is None:
             return self._run_tower(images)
-        keys = [scene_key(image, self.backend.identity) for image in images]
+        made_by = f"{self.backend.identity} {self.backend.precision}"
+        keys = [scene_key(image, made_by) for image in images]
         kept = {key: cache.get(key) for key in keys}
         known = {key: arrays for key, arrays in kept.items() if arrays is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}

@@ -51,6 +51,7 @@ class TorchBackend:
         dtype = getattr(torch, precision)
         # Before the weights are rounded: half precision answers to the same query sets.
         self._identity = None if dtype == torch.float32 else detector_identity(detector)
+        self._precision = precision
         self.detector = detector.to(self.device).eval()
         self.detector.vision.to(dtype)
         self.detector.vision.suit_attention(self.device, dtype)
@@ -79,6 +80,11 @@ class TorchBackend:
         if self._identity is None:
             self._identity = detector_identity(self.detector)
         return self._identity
+
+    @property
+    def precision(self) -> str:
+        """Of the image tower."""
+        return self._precision
 
     @property
     def calibration(self) -> Calibration | None:

@@ -217,7 +217,7 @@ def _settings(options: argparse.Namespace, queries: "QuerySet") -> dict[str, Any
     """What results depend on besides the model; the format is not among it."""
     same = (
         *("templates", "threshold", "nms_iou", "top_k", "exclusive", "class_agnostic", "soft_nms"),
-        *("box_fusion", "tile", "tile_overlap", "precision", "batch_size"),
+        *("box_fusion", "tile", "tile_overlap", "batch_size"),
     )
     asked: str = options.queries
     if os.path.isfile(asked):
@@ -228,15 +228,13 @@ def _settings(options: argparse.Namespace, queries: "QuerySet") -> dict[str, Any
 
 def _identity(predictor: "Predictor") -> dict[str, Any]:
     """The model's part of the settings."""
-    from owlkit.runtime import OnnxBackend
-
     backend = predictor.backend
     calibration = backend.calibration
     return {
         "model": backend.identity,
         # An exported model has the identity of the one it was made from, but other last bits, or
         # with int8 other boxes.
-        "graphs": backend.graphs if isinstance(backend, OnnxBackend) else None,
+        "precision": backend.precision,
         "model_threshold": backend.threshold,
         "model_calibration": None if calibration is None else calibration.to_dict(),
     }

@@ -243,7 +243,7 @@ def _updated_index(
             index_folder,
             {path.relative_to(options.folder).as_posix(): path for path in sources},
             encode,
-            identity=predictor.backend.identity,
+            identity=f"{predictor.backend.identity} {predictor.backend.precision}",
             batch_size=options.batch_size,
             patches_per_image=options.patches_per_image,
             show=show,

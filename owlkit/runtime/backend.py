@@ -90,7 +90,7 @@ class OnnxBackend:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
-    def graphs(self) -> str:
+    def precision(self) -> str:
         """By which results to the last bit are known again: hashes of the graphs in use."""
         used = (self._graph, self._model.text_encoder)
         return " ".join(graph.sha256 for graph in used if graph is not None)

@@ -202,6 +202,11 @@ def test_scenes_are_kept_by_content(owlv2_folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.scores, first[1].scores, atol=1e-6)
     np.testing.assert_allclose(found.boxes, first[1].boxes, atol=1e-3)
     assert backend.images == 2
+    # Features of another precision are others, though queries may be shared.
+    _, half = counting(owlv2_folder, precision="bfloat16")
+    assert half.identity == backend.identity
+    Predictor(half, cache=SceneCache(folder=tmp_path / "cache")).encode(photo(1))
+    assert half.images == 1
 
 
 def test_parts_are_looked_for_in_the_boxes_of_the_whole(owlv2_folder: Path) -> None:
