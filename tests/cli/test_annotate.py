@@ -29,7 +29,9 @@ class FakePredictor:
     """Finds boxes that follow from the pixels; may be interrupted, and counts its images."""
 
     def __init__(self, identity: str = "weights 1") -> None:
-        self.backend = SimpleNamespace(identity=identity, calibration=None, threshold=None)
+        self.backend = SimpleNamespace(
+            identity=identity, precision="float32", calibration=None, threshold=None
+        )
         self.seen = 0
         self.interrupt_after = 10**9
 
@@ -74,7 +76,12 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = FakePredictor()
-    monkeypatch.setattr(Predictor, "from_pretrained", lambda *_, **__: fake)
+
+    def load(*_: Any, precision: str, **__: Any) -> FakePredictor:
+        fake.backend.precision = precision
+        return fake
+
+    monkeypatch.setattr(Predictor, "from_pretrained", load)
     return fake
 
 
