@@ -30,6 +30,7 @@ def save_clip(folder: Path, tokenizer: Tokenizer) -> Any:
     ids = {"vocab_size": 300, "bos_token_id": 298, "eos_token_id": 299, "pad_token_id": 0}
     text = {**_TOWER, **ids, "max_position_embeddings": _CONTEXT}
     config = CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=16)
+    torch.manual_seed(0)
     return _saved(CLIPModel(config), folder, tokenizer, logit_scale=20.0)
 
 
@@ -38,6 +39,7 @@ def save_siglip(folder: Path) -> Any:
     folder.mkdir()
     tokenizer = siglip_tokenizer(folder)
     text = {**_TOWER, "vocab_size": 40, "max_position_embeddings": _CONTEXT, "projection_size": 32}
+    torch.manual_seed(0)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=_VISION))
     return _saved(model, folder, tokenizer, logit_scale=10.0, logit_bias=-2.5)
 

@@ -80,7 +80,7 @@ def test_classes_are_transformers_zero_shot(case: Case, photographs: list[Path])
     probabilities = case.ours.classify(photographs, NAMES)
     np.testing.assert_allclose(probabilities, expected, **CLOSE)
     assert probabilities.dtype == np.float32
-    assert np.ptp(probabilities, axis=0).max() > 0.01, "all images are alike"
+    assert np.ptp(probabilities, axis=0).max() > 1e-3, "all images are alike"
     np.testing.assert_allclose(case.ours.encode_images(photographs), found.image_embeds, **CLOSE)
     np.testing.assert_allclose(case.ours.encode_texts(texts), found.text_embeds, **CLOSE)
 
