@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from owlkit.cli.command import Command
-from owlkit.cli.runtime_options import add_runtime_arguments, runtime_options
+from owlkit.cli.model_options import add_model_arguments, model_options
 from owlkit.errors import ConfigError
 from owlkit.predictor import Predictor
 from owlkit.queries import QuerySet
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--boxes", 300, "most boxes of an answer"),
     ):
         parser.add_argument(option, type=int, default=default, help=f"{text} (default {default})")
-    add_runtime_arguments(parser)
+    add_model_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from serving.limits import Limits
 
     predictor = Predictor.from_pretrained(
-        options.model, batch_size=options.batch_size, **runtime_options(options)
+        options.model, batch_size=options.batch_size, **model_options(options)
     )
     limits = Limits(
         waiting=options.waiting,
