@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from owlkit.encoders.hub import MANIFEST
-from owlkit.errors import ConfigError
 from owlkit.export.card import model_card
-from owlkit.export.detector_graphs import Size, at_size, write_image_graph, write_text_graph
+from owlkit.export.detector_graphs import (
+    Size,
+    at_size,
+    chosen_sizes,
+    write_image_graph,
+    write_text_graph,
+)
 from owlkit.export.detector_parity import check_image_graph, check_text_graph, random_queries
 from owlkit.export.folder import (
     TEXT_GRAPH,
@@ -21,6 +26,7 @@ from owlkit.export.folder import (
 )
 from owlkit.export.parity import Parity, Tolerance
 from owlkit.export.tokenizer import write_tokenizer
+from owlkit.export.wrappers import TEXT_OUTPUT, TextGraph
 from owlkit.images import ImageSource
 from owlkit.models.checkpoint import replaced_folder
 from owlkit.models.detector import OwlDetector
@@ -78,9 +84,7 @@ def export_detector(
         CheckpointError: If the graphs differ from the model, with the table, or the folder holds
             something else; nothing is left behind.
     """
-    chosen = list(sizes or [detector.preprocessing.size])
-    if len(set(chosen)) != len(chosen):
-        raise ConfigError(f"sizes: expected each size once, found {chosen}")
+    chosen = chosen_sizes(detector, sizes)
     detector.eval()
     with replaced_folder(Path(folder), marker=MANIFEST) as new:
         parity = _write_graphs(detector, new, chosen, tolerance or Tolerance(), photographs)
@@ -114,7 +118,9 @@ def _write_graphs(
     if detector.tokenizer is not None:
         full = detector.text.needs_full_length
         write_tokenizer(detector.tokenizer, folder / TOKENIZER, pad_to_full=full)
-        write_text_graph(detector, folder / TEXT_GRAPH)
+        write_text_graph(
+            TextGraph(detector), detector.text, folder / TEXT_GRAPH, output=TEXT_OUTPUT
+        )
         parity, queries = check_text_graph(detector, folder / TEXT_GRAPH, tolerance)
     for size, model in zip(sizes, resized, strict=True):
         path = folder / image_graph_name(size, default=sizes[0])

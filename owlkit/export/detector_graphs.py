@@ -1,18 +1,34 @@
-"""The two graphs of a detector: its image side for one size of input, and its text side."""
+"""The two graphs of a model: its image side for one size of input, and its text side."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import nn
 
+from owlkit.encoders.text import TextTower
+from owlkit.errors import ConfigError
 from owlkit.export.graphs import write_graph
-from owlkit.export.wrappers import TEXT_OUTPUT, ImageGraph, TextGraph, example_tokens
+from owlkit.export.wrappers import ImageGraph, example_tokens
 from owlkit.models.detector import OwlDetector
 from owlkit.models.dual_encoder import DualEncoder
 
 Size = tuple[int, int]
 Model = TypeVar("Model", OwlDetector, DualEncoder)
+
+
+def chosen_sizes(model: OwlDetector | DualEncoder, sizes: Sequence[Size] | None) -> list[Size]:
+    """The sizes (H, W) to write graphs for: those asked for, or the model's own.
+
+    Raises:
+        ConfigError: If one is named twice.
+    """
+    chosen = list(sizes or [model.preprocessing.size])
+    if len(set(chosen)) != len(chosen):
+        raise ConfigError(f"sizes: expected each size once, found {chosen}")
+    return chosen
 
 
 def at_size(model: Model, size: Size) -> Model:
@@ -54,24 +70,26 @@ def write_image_graph(detector: OwlDetector, path: Path) -> None:
     )
 
 
-def write_text_graph(detector: OwlDetector, path: Path) -> None:
-    """Writes input_ids and attention_mask [query, length] to query_embeds [query, E].
+def write_text_graph(module: nn.Module, text: TextTower, path: Path, *, output: str) -> None:
+    """Writes input_ids and attention_mask [query, length] to vectors [query, E].
 
     The length is fixed for towers that read all rows to the end.
 
     Args:
-        detector: The model.
+        module: Takes the two and returns the vectors.
+        text: Says what rows the tower takes.
         path: The file.
+        output: Name of the vectors.
 
     Raises:
         ConfigError: If the model cannot be expressed in standard operators.
     """
-    ids, mask = example_tokens(detector.text, 3, 5)
-    axes = {0: "query"} if detector.text.needs_full_length else {0: "query", 1: "length"}
+    ids, mask = example_tokens(text, 3, 5)
+    axes = {0: "query"} if text.needs_full_length else {0: "query", 1: "length"}
     write_graph(
-        TextGraph(detector),
+        module,
         path,
         inputs={"input_ids": ids, "attention_mask": mask},
-        outputs=[TEXT_OUTPUT],
+        outputs=[output],
         dynamic={"input_ids": axes, "attention_mask": axes},
     )

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from owlkit import __version__
 from owlkit.encoders.hub import FORMAT_VERSION, MANIFEST
-from owlkit.errors import ConfigError
 from owlkit.export.card import model_card
 from owlkit.export.detector import ExportReport
-from owlkit.export.detector_graphs import Size, at_size
+from owlkit.export.detector_graphs import Size, at_size, chosen_sizes, write_text_graph
 from owlkit.export.detector_parity import BATCHES, QUERIES
 from owlkit.export.folder import (
     TEXT_GRAPH,
@@ -114,9 +113,7 @@ def export_dual_encoder(
         CheckpointError: If the graphs differ from the model, with the table, or the folder holds
             something else; nothing is left behind.
     """
-    chosen = list(sizes or [model.preprocessing.size])
-    if len(set(chosen)) != len(chosen):
-        raise ConfigError(f"sizes: expected each size once, found {chosen}")
+    chosen = chosen_sizes(model, sizes)
     limits = tolerance or Tolerance()
     model.eval()
     with replaced_folder(Path(folder), marker=MANIFEST) as new:
@@ -126,7 +123,7 @@ def export_dual_encoder(
         if model.tokenizer is not None:
             full = model.text.needs_full_length
             write_tokenizer(model.tokenizer, new / TOKENIZER, pad_to_full=full)
-            _write_text_graph(model, new / TEXT_GRAPH)
+            write_text_graph(TextGraph(model), model.text, new / TEXT_GRAPH, output=TEXT_OUTPUT)
             parity += _check_text_graph(model, new / TEXT_GRAPH, limits)
         for size, sized in zip(chosen, resized, strict=True):
             path = new / image_graph_name(size, default=chosen[0])
@@ -147,18 +144,6 @@ def _write_image_graph(model: DualEncoder, path: Path) -> None:
         inputs={"pixels": torch.zeros(2, 3, *model.vision.image_size)},
         outputs=[IMAGE_OUTPUT],
         dynamic={"pixels": {0: "batch"}},
-    )
-
-
-def _write_text_graph(model: DualEncoder, path: Path) -> None:
-    ids, mask = example_tokens(model.text, 3, 5)
-    axes = {0: "query"} if model.text.needs_full_length else {0: "query", 1: "length"}
-    write_graph(
-        TextGraph(model),
-        path,
-        inputs={"input_ids": ids, "attention_mask": mask},
-        outputs=[TEXT_OUTPUT],
-        dynamic={"input_ids": axes, "attention_mask": axes},
     )
 
 
