@@ -37,7 +37,7 @@ class PatchArrays:
 class Backend(Protocol):
     """A detector that encodes images and texts apart and scores one against the other.
 
-    Shapes: B images, P patches, Q queries, E embedding width.
+    Shapes: B images, P patches in h rows of w, n heads, Q queries, E embedding width.
     """
 
     @property
@@ -68,6 +68,18 @@ class Backend(Protocol):
 
     def encode_images(self, pixel_values: NDArray[np.float32]) -> list[Any]:
         """Encodes preprocessed images [B, 3, H, W]; returns the features of each, as kept here."""
+
+    def attention(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where the last block looks in preprocessed images [B, 3, H, W], one or more.
+
+        Returns:
+            Attention of the token that stands for the whole image to the patches, in [0, 1], one
+            map for each head: float32 [B, n, h, w].
+
+        Raises:
+            ConfigError: If the model was exported without attention maps.
+            TokenError: If the image tower is no vision transformer.
+        """
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encodes Q texts as unit vectors [Q, E]."""

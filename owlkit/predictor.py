@@ -1,18 +1,19 @@
 """The predictor: encode an image once, query it as often as you like."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Literal, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from owlkit.attention_map import AttentionMaps
 from owlkit.backend import Backend, PatchArrays
 from owlkit.detections import Detections
 from owlkit.errors import ConfigError, MissingDependencyError, QueryError
-from owlkit.geometry import ImageTransform
+from owlkit.image_passes import encode_scenes, read_attention
 from owlkit.images import ImageSource, load_image
 from owlkit.nested import detect_parts, root_names
 from owlkit.queries import Ensemble, Example, QuerySet
@@ -22,11 +23,12 @@ from owlkit.queries.encoder import QueryEncoder
 from owlkit.question import Question
 from owlkit.runtime import ModelOptions, Provider, is_exported, open_exported
 from owlkit.scene import Scene
-from owlkit.scene_cache import SceneCache, scene_key
+from owlkit.scene_cache import SceneCache
 from owlkit.selection import Selection, Threshold
 from owlkit.tiling import Tiling, detect_tiles
 
 Queries = QuerySet | Sequence[str]
+Item = TypeVar("Item")
 
 
 class SelectionOptions(TypedDict, total=False):
@@ -141,47 +143,46 @@ class Predictor:
             ImageError: If an image cannot be read.
         """
         if not isinstance(images, list | tuple):
-            return self._encode_batch([images])[0]
-        batches = (
-            images[start : start + self.batch_size]
-            for start in range(0, len(images), self.batch_size)
-        )
-        return [scene for batch in batches for scene in self._encode_batch(batch)]
-
-    def _encode_batch(self, images: Sequence[ImageSource]) -> list[Scene]:
-        loaded = [load_image(image) for image in images]
-        preprocessing = self.backend.preprocessing
+            return self.encode([images])[0]
         return [
-            self._scene(
-                features, image, preprocessing.transform((pixels.shape[0], pixels.shape[1]))
-            )
-            for features, image, pixels in zip(self._features(loaded), images, loaded, strict=True)
+            scene
+            for batch in self._batches(images)
+            for scene in encode_scenes(self.backend, batch, cache=self.cache)
         ]
 
-    def _features(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
-        """Features of decoded images, from the cache where they are there."""
-        cache = self.cache
-        if cache is None:
-            return self._run_tower(images)
-        made_by = f"{self.backend.identity} {self.backend.precision}"
-        keys = [scene_key(image, made_by) for image in images]
-        kept = {key: cache.get(key) for key in keys}
-        known = {key: arrays for key, arrays in kept.items() if arrays is not None}
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
-        for key, features in zip(new, self._run_tower([*new.values()]), strict=True):
-            known[key] = self.backend.to_arrays(features)
-            cache.put(key, known[key])
-        return [self.backend.from_arrays(known[key]) for key in keys]
+    @overload
+    def attention(self, images: ImageSource) -> AttentionMaps: ...
 
-    def _run_tower(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
-        if not images:
-            return []
-        pixels = [self.backend.preprocessing(image)[0] for image in images]
-        return self.backend.encode_images(np.stack(pixels))
+    @overload
+    def attention(
+        self, images: list[ImageSource] | tuple[ImageSource, ...]
+    ) -> list[AttentionMaps]: ...
 
-    def _scene(self, features: Any, source: ImageSource, transform: ImageTransform) -> Scene:
-        boxes = transform.invert(self.backend.boxes(features), clip=False)
-        return Scene(boxes=boxes, transform=transform, features=features, source=source)
+    def attention(
+        self, images: ImageSource | list[ImageSource] | tuple[ImageSource, ...]
+    ) -> AttentionMaps | list[AttentionMaps]:
+        """Notes where the heads of the image tower's last block look, in a pass of its own.
+
+        Args:
+            images: See :meth:`encode`.
+
+        Returns:
+            Maps of an image, or a list of them for a list; ``on_image()`` fits the image.
+
+        Raises:
+            ConfigError: If the model was exported without attention maps.
+            ImageError: If an image cannot be read.
+            TokenError: If the image tower is no vision transformer.
+        """
+        if not isinstance(images, list | tuple):
+            return self.attention([images])[0]
+        return [
+            maps for batch in self._batches(images) for maps in read_attention(self.backend, batch)
+        ]
+
+    def _batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
 
     def patches(self, scene: Scene) -> PatchArrays:
         """All that is known of the patches of an encoded image, as numpy arrays."""
@@ -302,9 +303,9 @@ class Predictor:
         if not isinstance(images, list | tuple):
             return self._ask([images], question, tiles)[0]
         results: list[Detections] = []
-        for start in range(0, len(images), self.batch_size):
+        for batch in self._batches(images):
             # Batch by batch, so that the features of a long list never exist all at once.
-            results += self._ask(images[start : start + self.batch_size], question, tiles)
+            results += self._ask(batch, question, tiles)
         return results
 
     def _question(
@@ -379,11 +380,7 @@ class Predictor:
     ) -> Detections:
         def look(crops: list[NDArray[np.uint8]], parts: QuerySet) -> list[Detections]:
             part = question.part(parts.names)
-            return [
-                one
-                for start in range(0, len(crops), self.batch_size)
-                for one in self._look(crops[start : start + self.batch_size], part, None)
-            ]
+            return [one for batch in self._batches(crops) for one in self._look(batch, part, None)]
 
         image = load_image(item.source if isinstance(item, Scene) else item)
         whole = detect_parts(look, image, found, question.queries)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from owlkit.backend import PatchArrays
 from owlkit.calibration import Calibration
+from owlkit.encoders.cpu_inference import quicken_inference
 from owlkit.errors import ConfigError, QueryError
 from owlkit.geometry import Preprocessing
 from owlkit.models.convention import ConventionName
@@ -55,6 +56,8 @@ class TorchBackend:
         self.detector = detector.to(self.device).eval()
         self.detector.vision.to(dtype)
         self.detector.vision.suit_attention(self.device, dtype)
+        if self.device.type == "cpu":
+            quicken_inference(self.detector)
 
     @classmethod
     def from_pretrained(
@@ -105,6 +108,16 @@ class TorchBackend:
             return [features]
         # Copies, so that a scene that is kept does not keep its whole batch.
         return [features[index : index + 1].clone() for index in range(len(pixels))]
+
+    @torch.inference_mode()
+    def attention(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where the last block looks in preprocessed images [B, 3, H, W]: [B, n, h, w].
+
+        Raises:
+            TokenError: If the image tower is no vision transformer.
+        """
+        pixels = torch.from_numpy(pixel_values).to(self.device)
+        return _array(self.detector.vision.attention_maps(pixels))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:

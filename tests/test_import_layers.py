@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " prompts queries structures ops backend runtime patch_choice calibration box_fusion tiling"
         " nested supervision_slicer video tracking labels annotation contact_sheet patch_index"
         " scene_cache whole_file selection box_merging question scene"
-        " file_stamp json_file row_fitter",
+        " file_stamp json_file row_fitter attention_map image_passes",
         "config encoders",
         "models losses data",
         "engine evaluation export",

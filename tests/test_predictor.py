@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Owlv2ForObjectDetection
 
 from owlkit import OwlDetector, Predictor, QuerySet
-from owlkit.errors import ConfigError, ImageError, QueryError
+from owlkit.encoders import VisionTower, create_text_tower
+from owlkit.errors import ConfigError, ImageError, QueryError, TokenError
+from owlkit.geometry import owlv2_preprocessing
 from owlkit.images import load_image
+from owlkit.models.convention import resolve_convention
 from owlkit.ops import cxcywh_to_xyxy, nms
 from owlkit.scene import Scene
+from owlkit.torch_backend import TorchBackend
 from tests.counting import CountingBackend
 
 NAMES = ["a cat", "a remote control", "a red mug"]
@@ -153,6 +158,39 @@ def test_half_precision_moves_boxes_by_less_than_a_hundredth(
     full = Predictor.from_pretrained(owlv2_folder, device="cpu").encode(image)
     half = Predictor.from_pretrained(owlv2_folder, device="cpu", precision="bfloat16").encode(image)
     assert np.abs(full.boxes - half.boxes).max() < 0.01 * max(image.size)
+
+
+@torch.no_grad()
+def test_attention_is_transformers_own(
+    predictor: Predictor, image: Image.Image, owlv2_folder: Path, tmp_path: Path
+) -> None:
+    """Of a path, an array and a PIL image, alone and in a list."""
+    image.save(tmp_path / "image.png")
+    pixels, transform = predictor.backend.preprocessing(np.asarray(image))
+    theirs = Owlv2ForObjectDetection.from_pretrained(owlv2_folder, attn_implementation="eager")
+    outputs = theirs.owlv2.vision_model(
+        pixel_values=torch.from_numpy(pixels)[None], output_attentions=True
+    )
+    expected = outputs.attentions[-1][0, :, 0, 1:].reshape(4, 4, 4)  # the class token's row
+    assert expected.max() > 2 / 17, "more than if all tokens were alike"
+    found = predictor.attention([tmp_path / "image.png", np.asarray(image), image])
+    for maps in (*found, predictor.attention(image)):
+        assert maps.transform == transform
+        np.testing.assert_allclose(maps.heads, expected, atol=1e-6)
+    assert found[0].on_image().shape == (96, 180)
+    assert predictor.attention([]) == []
+
+
+def test_what_has_no_attention_says_so(image: Image.Image) -> None:
+    tower = VisionTower("resnet18", image_size=64)
+    text = create_text_tower(
+        width=32, depth=1, heads=2, vocab_size=300, context_length=16, embed_width=32
+    )
+    detector = OwlDetector(
+        tower, text, preprocessing=owlv2_preprocessing(64), convention=resolve_convention("hf")
+    )
+    with pytest.raises(TokenError, match="attention maps need a vision transformer"):
+        Predictor(TorchBackend(detector, device="cpu")).attention(image)
 
 
 def test_plot_draws_on_the_image_it_came_from(predictor: Predictor, image: Image.Image) -> None:

@@ -50,7 +50,7 @@ def models(owlv2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     detector.calibration = Calibration.linear(0.7, 0.25)
     detector.threshold = 0.45
     detector.save_pretrained(folder / "torch")
-    export_detector(detector, folder / "exported")
+    export_detector(detector, folder / "exported", attention=True)
     return folder / "torch", folder / "exported"
 
 
@@ -97,6 +97,24 @@ def test_boxes_are_torchs(
         boxes = found[name]["boxes"]
         np.testing.assert_allclose(boxes, one["boxes"], atol=BOX_TOLERANCE * side, err_msg=name)
         np.testing.assert_allclose(found[name]["scores"], one["scores"], atol=1e-4, err_msg=name)
+
+
+def test_attention_is_torchs(
+    environment: Path, models: tuple[Path, Path], photograph: Path, tmp_path: Path
+) -> None:
+    torch_folder, exported = models
+    program = (
+        "import sys, numpy, owlkit; _, model, image, out = sys.argv;"
+        "predictor = owlkit.Predictor.from_pretrained(model, device='cpu');"
+        "numpy.save(out, predictor.attention(image).on_image(smooth=True))"
+    )
+    python = (environment / "python", "-I", "-W", "error", "-c", program)
+    done = run(*python, exported, photograph, tmp_path / "map.npy")
+    assert done.returncode == 0, done.stderr
+    expected = Predictor.from_pretrained(torch_folder, device="cpu").attention(photograph)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "map.npy"), expected.on_image(smooth=True), atol=1e-6
+    )
 
 
 def test_the_command_line_works(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from owlkit.attention_map import AttentionMaps
 from owlkit.cli.files import (
     check_nothing_is_overwritten,
     find_sources,
@@ -27,7 +28,6 @@ from owlkit.whole_file import written_whole
 
 if TYPE_CHECKING:
     from owlkit.encoders.vision import VisionTower
-    from owlkit.evaluation.attention import Attention
     from owlkit.geometry import Preprocessing
 
 SUMMARY = "draw where each head of a vision transformer looks in images"
@@ -159,7 +159,7 @@ def _look(
 
 def _draw(
     image: NDArray[np.uint8],
-    attention: "Attention",
+    attention: AttentionMaps,
     objects: Detections,
     options: argparse.Namespace,
 ) -> Image.Image:

@@ -40,12 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar=("BOXES", "LOGITS"),
         help="largest differences to torch that are accepted (default 1e-4 1e-3, or more for an "
-        "untrained model that rounding moves by more)",
+        "untrained model that rounding moves by more); of attention maps a hundredth of LOGITS",
     )
     parser.add_argument(
         "--fused",
         action="store_true",
         help="write detector.onnx too: scores, top-k and NMS inside the graph",
+    )
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="write attention.onnx too: where a vision transformer looks, for Predictor.attention",
     )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", action="store_true", help="compute in half precision")
@@ -76,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: If options do not go together, or the model cannot be expressed in ONNX.
         InputSizeError: If the model cannot take images of one of the sizes.
+        TokenError: If attention maps are asked for, and the image tower is no vision transformer.
         CheckpointError: If the model cannot be loaded, graphs differ from it, or there is something
             else in the folder.
         ImageError: If an image cannot be read.
@@ -151,6 +157,7 @@ def _export_detector(
         sizes=options.sizes,
         tolerance=_tolerance(options),
         photographs=photographs,
+        attention=options.attention,
         steps=_steps(model, options),
     )
 
@@ -160,7 +167,7 @@ def _export_encoder(
 ) -> "ExportReport":
     from owlkit.export.dual_encoder import export_dual_encoder
 
-    asked = ("fused", "fp16", "int8", "optimize", "annotations")
+    asked = ("fused", "attention", "fp16", "int8", "optimize", "annotations")
     for_detectors = [f"--{name}" for name in asked if getattr(options, name)]
     if for_detectors:
         raise ConfigError(
@@ -181,7 +188,7 @@ def _tolerance(options: argparse.Namespace) -> "Tolerance":
     if options.tolerance is None:
         return Tolerance()
     boxes, logits = options.tolerance
-    return Tolerance(boxes=boxes, logits=logits, rounding=0)
+    return Tolerance(boxes=boxes, logits=logits, attention=logits / 100, rounding=0)
 
 
 def _steps(model: "OwlDetector", options: argparse.Namespace) -> "list[Step]":

@@ -1,18 +1,19 @@
 """Where a vision transformer looks, and the objects that this finds without being taught any [0].
 
-Shapes: h, w cells of the patch grid; n heads; N objects.
+Shapes: h, w cells of the patch grid; N objects.
 
 - [0]: DINO, 2021, https://arxiv.org/abs/2104.14294, figures 1, 3 and 4; the masks are those of
   https://github.com/facebookresearch/dino, visualize_attention.py
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from owlkit.attention_map import AttentionMaps
 from owlkit.detections import Detections
 from owlkit.encoders.vision import VisionTower
 from owlkit.errors import ConfigError
@@ -24,32 +25,13 @@ from owlkit.geometry import ImageTransform, Preprocessing
 _MOST_PATCHES = 60
 
 
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Attention of the last block to the patches of one image.
-
-    Attributes:
-        heads: In [0, 1], float32 [n, h, w]. What a head leaves for other tokens is not in it.
-        transform: Where the image lies in the model's input, of which the cells are equal parts.
-    """
-
-    heads: NDArray[np.float32]
-    transform: ImageTransform
-
-    @property
-    def mean(self) -> NDArray[np.float32]:
-        """Mean over the heads [h, w]."""
-        mean: NDArray[np.float32] = self.heads.mean(axis=0)
-        return mean
-
-
 def read_attention(
     tower: VisionTower,
     preprocessing: Preprocessing,
     image: NDArray[np.uint8],
     *,
     size: int | None = None,
-) -> Attention:
+) -> AttentionMaps:
     """Shows an image to a tower, whole and in its own aspect ratio, and notes where it looks.
 
     Args:
@@ -73,7 +55,7 @@ def read_attention(
     device = next(tower.parameters()).device
     with torch.inference_mode(), evaluating(tower):
         maps = tower.attention_maps(torch.from_numpy(pixels)[None].to(device))[0]
-    return Attention(maps.float().cpu().numpy(), transform)
+    return AttentionMaps(maps.float().cpu().numpy(), transform)
 
 
 def fitted_size(image_size: tuple[int, int], side: int, patch: int) -> tuple[int, int]:

@@ -11,11 +11,18 @@ from owlkit.export.detector_graphs import (
     Size,
     at_size,
     chosen_sizes,
+    write_attention_graph,
     write_image_graph,
     write_text_graph,
 )
-from owlkit.export.detector_parity import check_image_graph, check_text_graph, random_queries
+from owlkit.export.detector_parity import (
+    check_attention_graph,
+    check_image_graph,
+    check_text_graph,
+    random_queries,
+)
 from owlkit.export.folder import (
+    ATTENTION_GRAPH,
     TEXT_GRAPH,
     TOKENIZER,
     detector_manifest,
@@ -58,6 +65,7 @@ def export_detector(
     sizes: Sequence[Size] | None = None,
     tolerance: Tolerance | None = None,
     photographs: Sequence[ImageSource] = (),
+    attention: bool = False,
     steps: Sequence[Step] = (),
 ) -> ExportReport:
     """Writes image and text graph, tokenizer and preprocessing, and proves that they are right.
@@ -73,6 +81,7 @@ def export_detector(
             model's own.
         tolerance: Largest differences that are accepted; None for the usual ones.
         photographs: Compared beside noise.
+        attention: Write a graph of attention maps too, for the default size.
         steps: What is done to the folder after that, in order.
 
     Returns:
@@ -81,13 +90,15 @@ def export_detector(
     Raises:
         ConfigError: If a size is named twice, or the model cannot be expressed in ONNX.
         InputSizeError: If the model cannot take images of one of the sizes.
+        TokenError: If attention maps are asked for, and the image tower is no vision transformer.
         CheckpointError: If the graphs differ from the model, with the table, or the folder holds
             something else; nothing is left behind.
     """
     chosen = chosen_sizes(detector, sizes)
     detector.eval()
     with replaced_folder(Path(folder), marker=MANIFEST) as new:
-        parity = _write_graphs(detector, new, chosen, tolerance or Tolerance(), photographs)
+        limits = tolerance or Tolerance()
+        parity = _write_graphs(detector, new, chosen, limits, photographs, attention=attention)
         parity.check(folder)
         manifest = detector_manifest(detector, new, chosen)
         manifest["measured"] = {"parity": parity.to_dict()}
@@ -110,18 +121,25 @@ def _write_graphs(
     sizes: Sequence[Size],
     tolerance: Tolerance,
     photographs: Sequence[ImageSource],
+    *,
+    attention: bool,
 ) -> Parity:
     """Writes the graphs and the tokenizer, and compares them."""
     # Before the long work: what cannot be done is said at once.
     resized = [at_size(detector, size) for size in sizes]
     parity, queries = Parity(), random_queries(detector.text.width)
+    if attention:
+        path = folder / ATTENTION_GRAPH
+        write_attention_graph(resized[0], path)
+        parity += check_attention_graph(detector, path, sizes[0], tolerance, photographs)
     if detector.tokenizer is not None:
         full = detector.text.needs_full_length
         write_tokenizer(detector.tokenizer, folder / TOKENIZER, pad_to_full=full)
         write_text_graph(
             TextGraph(detector), detector.text, folder / TEXT_GRAPH, output=TEXT_OUTPUT
         )
-        parity, queries = check_text_graph(detector, folder / TEXT_GRAPH, tolerance)
+        compared, queries = check_text_graph(detector, folder / TEXT_GRAPH, tolerance)
+        parity += compared
     for size, model in zip(sizes, resized, strict=True):
         path = folder / image_graph_name(size, default=sizes[0])
         write_image_graph(model, path)

@@ -1,4 +1,4 @@
-"""The two graphs of a model: its image side for one size of input, and its text side."""
+"""The graphs of a model: its image side and attention for one size of input, its text side."""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +11,12 @@ from torch import nn
 from owlkit.encoders.text import TextTower
 from owlkit.errors import ConfigError
 from owlkit.export.graphs import write_graph
-from owlkit.export.wrappers import ImageGraph, example_tokens
+from owlkit.export.wrappers import (
+    ATTENTION_OUTPUT,
+    AttentionGraph,
+    ImageGraph,
+    example_tokens,
+)
 from owlkit.models.detector import OwlDetector
 from owlkit.models.dual_encoder import DualEncoder
 
@@ -66,6 +71,30 @@ def write_image_graph(detector: OwlDetector, path: Path) -> None:
         path,
         inputs={"pixels": torch.zeros(2, 3, *detector.vision.image_size)},
         outputs=module.outputs,
+        dynamic={"pixels": {0: "batch"}},
+    )
+
+
+@torch.no_grad()
+def write_attention_graph(detector: OwlDetector, path: Path) -> None:
+    """Writes pixels [batch, 3, H, W] to attention [batch, heads, h, w] of the last block.
+
+    Args:
+        detector: At the size that the graph is to take, see :func:`at_size`.
+        path: The file; holds the weights of the image tower once more.
+
+    Raises:
+        ConfigError: If the model cannot be expressed in standard operators.
+        TokenError: If the image tower is no vision transformer.
+    """
+    module, size = AttentionGraph(detector), detector.vision.image_size
+    # While a module is traced, its own errors are hidden by the exporter's.
+    module(torch.zeros(1, 3, *size))
+    write_graph(
+        module,
+        path,
+        inputs={"pixels": torch.zeros(2, 3, *size)},
+        outputs=[ATTENTION_OUTPUT],
         dynamic={"pixels": {0: "batch"}},
     )
 

@@ -3,8 +3,9 @@
 Shapes: B images, P patches, Q queries, L tokens, E embedding width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,15 @@ from owlkit.export.parity import (
     compare,
     largest_difference,
 )
-from owlkit.export.wrappers import OBJECTNESS, TEXT_OUTPUT, ImageGraph, TextGraph, example_tokens
+from owlkit.export.wrappers import (
+    ATTENTION_OUTPUT,
+    OBJECTNESS,
+    TEXT_OUTPUT,
+    AttentionGraph,
+    ImageGraph,
+    TextGraph,
+    example_tokens,
+)
 from owlkit.geometry import Preprocessing
 from owlkit.images import ImageSource, load_image
 from owlkit.models.detector import OwlDetector
@@ -104,30 +113,73 @@ def check_image_graph(
         tolerance: Of boxes and logits; the other outputs are reported only.
         photographs: Compared beside noise.
     """
-    graph, module = GraphRun(path), ImageGraph(detector)
-    parity = Parity()
+    graph, module, parity = GraphRun(path), ImageGraph(detector), Parity()
     limits = {"boxes": tolerance.boxes, OBJECTNESS: tolerance.logits, "logits": tolerance.logits}
     for index, (pixels, name) in enumerate(_images(detector.preprocessing, size, photographs)):
         asked = queries[index % len(queries)]
-        case = f"{name}, {len(asked.expected)} queries"
-        expected = _with_logits(_model_outputs(module, pixels), asked.expected)
+        model = partial(_answers, module, asked.expected)
         found = _with_logits(graph(pixels=pixels), asked.found)
-        compared = compare(path.name, case, found, expected, limits)
-        if tolerance.rounding and not compared.is_accepted:
-            moved = _with_logits(_model_outputs(module, _rounded(pixels)), asked.expected)
-            wider = {
-                key: max(limit, tolerance.rounding * largest_difference(moved[key], expected[key]))
-                for key, limit in limits.items()
-                if key in expected
-            }
-            compared = compare(path.name, case, found, expected, wider)
-        parity += compared
+        case = f"{name}, {len(asked.expected)} queries"
+        parity += _judged(path, case, found, model, pixels, limits, tolerance.rounding)
     return parity
 
 
-def _model_outputs(module: ImageGraph, pixels: Array) -> dict[str, Array]:
-    outputs = module(torch.from_numpy(pixels))
-    return {key: value.numpy() for key, value in zip(module.outputs, outputs, strict=True)}
+@torch.no_grad()
+def check_attention_graph(
+    detector: OwlDetector,
+    path: Path,
+    size: Size,
+    tolerance: Tolerance,
+    photographs: Sequence[ImageSource] = (),
+) -> Parity:
+    """Compares attention maps, with the same allowance as :func:`check_image_graph`.
+
+    Args:
+        detector: The model as it is, which takes images of any size.
+        path: The graph.
+        size: (H, W) of the images that the graph takes.
+        tolerance: Of attention.
+        photographs: Compared beside noise.
+    """
+    graph, module, parity = GraphRun(path), AttentionGraph(detector), Parity()
+    limits = {ATTENTION_OUTPUT: tolerance.attention}
+
+    def maps(pixels: Array) -> dict[str, Array]:
+        return {ATTENTION_OUTPUT: module(torch.from_numpy(pixels)).numpy()}
+
+    for pixels, name in _images(detector.preprocessing, size, photographs):
+        parity += _judged(
+            path, name, graph(pixels=pixels), maps, pixels, limits, tolerance.rounding
+        )
+    return parity
+
+
+def _judged(
+    path: Path,
+    case: str,
+    found: Mapping[str, Array],
+    model: Callable[[Array], dict[str, Array]],
+    pixels: Array,
+    limits: Mapping[str, float],
+    rounding: float,
+) -> Parity:
+    """Compares what a graph and a model make of pixels; see :attr:`Tolerance.rounding`."""
+    expected = model(pixels)
+    compared = compare(path.name, case, found, expected, limits)
+    if not rounding or compared.is_accepted:
+        return compared
+    moved = model(_rounded(pixels))
+    wider = {
+        key: max(limit, rounding * largest_difference(moved[key], expected[key]))
+        for key, limit in limits.items()
+        if key in expected
+    }
+    return compare(path.name, case, found, expected, wider)
+
+
+def _answers(module: ImageGraph, queries: Tensor, pixels: Array) -> dict[str, Array]:
+    outputs = zip(module.outputs, module(torch.from_numpy(pixels)), strict=True)
+    return _with_logits({key: value.numpy() for key, value in outputs}, queries)
 
 
 def _rounded(pixels: Array) -> Array:

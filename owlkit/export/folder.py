@@ -5,6 +5,8 @@ owlkit.json            what the graphs are, how images become their input, hashe
 image_encoder.onnx     pixels [batch, 3, H, W] -> class_embeds, boxes, logit_shift, logit_scale,
                        objectness; of further sizes image_encoder_HxW.onnx
 text_encoder.onnx      input_ids, attention_mask [query, length] -> query_embeds [query, E]
+attention.onnx         where asked for: pixels -> attention [batch, heads, h, w] in [0, 1], of the
+                       default size
 detector.onnx          where asked for: pixels and query_embeds -> detections
 tokenizer/             tokenizer.json and owlkit_tokenizer.json
 README.md              model card
@@ -29,6 +31,7 @@ from owlkit.runtime.manifest import DETECTOR
 
 IMAGE_GRAPH = "image_encoder.onnx"
 TEXT_GRAPH = "text_encoder.onnx"
+ATTENTION_GRAPH = "attention.onnx"
 FUSED_GRAPH = "detector.onnx"
 TOKENIZER = "tokenizer"
 
@@ -80,6 +83,8 @@ def detector_manifest(detector: OwlDetector, folder: Path, sizes: Sequence[Size]
     graphs: dict[str, Any] = {"image_encoder": images}
     if (folder / TEXT_GRAPH).is_file():
         graphs["text_encoder"] = graph_entry(folder / TEXT_GRAPH)
+    if (folder / ATTENTION_GRAPH).is_file():
+        graphs["attention"] = graph_entry(folder / ATTENTION_GRAPH, size=sizes[0])
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "owlkit_version": __version__,

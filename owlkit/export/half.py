@@ -73,12 +73,13 @@ def halve_folder(
 
 
 def _answers(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Array]]:
-    """What each graph gives for noise, and for a few texts."""
+    """What each graph gives for noise or for a few texts."""
     generator = np.random.default_rng(_SEED)
     answers = []
-    for entry in manifest["graphs"]["image_encoder"]:
-        pixels = generator.standard_normal((2, 3, *entry["size"]), dtype=np.float32)
-        answers.append(GraphRun(folder / entry["file"])(pixels=pixels))
+    for entry in graph_entries(manifest):
+        if "size" in entry:
+            pixels = generator.standard_normal((2, 3, *entry["size"]), dtype=np.float32)
+            answers.append(GraphRun(folder / entry["file"])(pixels=pixels))
     text = manifest["graphs"].get("text_encoder")
     if text is not None:
         ids, mask = RuntimeTokenizer.from_folder(folder / TOKENIZER)(_TEXTS)

@@ -27,6 +27,7 @@ class Tolerance:
         boxes: Of boxes in [0, 1].
         logits: Of logits of queries and of objectness.
         embeddings: Of each number of a unit vector.
+        attention: Of the share of a head's attention that a patch gets.
         rounding: Where a detector itself moves by more than a tolerance when its input moves by as
             much as float32 rounds, that movement times this is accepted; 0 for no such allowance.
     """
@@ -34,6 +35,7 @@ class Tolerance:
     boxes: float = 1e-4
     logits: float = 1e-3
     embeddings: float = 1e-4
+    attention: float = 1e-5
     rounding: float = 10.0
 
 

@@ -3,7 +3,7 @@
 The image encoders become int8 (see :mod:`owlkit.export.quantized_graph`); layers that lose most
 stay in float32, by measurement on images and, where there is a data set, by AP. The text encoder
 stays in float32: it runs once for a set of queries, and its vectors are shared with the float32
-model.
+model. So does the graph of attention maps, which no AP would judge.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

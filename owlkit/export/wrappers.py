@@ -1,6 +1,6 @@
 """What an exported graph computes: plain functions of tensors, around a detector's own parts.
 
-Shapes: B images, P patches, Q queries, L tokens, E embedding width.
+Shapes: B images, P patches in h rows of w, n heads, Q queries, L tokens, E embedding width.
 """
 
 import torch
@@ -13,6 +13,7 @@ from owlkit.models.heads import unit_embeddings
 IMAGE_OUTPUTS = ("class_embeds", "boxes", "logit_shift", "logit_scale")
 OBJECTNESS = "objectness"
 TEXT_OUTPUT = "query_embeds"
+ATTENTION_OUTPUT = "attention"
 
 
 class ImageGraph(nn.Module):
@@ -49,6 +50,26 @@ class ImageGraph(nn.Module):
         if features.objectness is not None:
             found = (*found, features.objectness)
         return tuple(output.float() for output in found)
+
+
+class AttentionGraph(nn.Module):
+    """Images to where the image tower looks.
+
+    Args:
+        detector: In evaluation mode.
+    """
+
+    def __init__(self, detector: OwlDetector) -> None:
+        super().__init__()
+        self.vision = detector.vision
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Attention of the last block for images [B, 3, H, W], float32 [B, n, h, w].
+
+        Raises:
+            TokenError: If the tower is no vision transformer.
+        """
+        return self.vision.attention_maps(pixels).float()
 
 
 class TextGraph(nn.Module):

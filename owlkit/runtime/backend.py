@@ -1,6 +1,7 @@
 """The ONNX Runtime backend of a predictor.
 
-Shapes: B images, P patches, Q queries, E embedding width, H and W pixels of the model input.
+Shapes: B images, P patches in h rows of w, n heads, Q queries, E embedding width, H and W pixels of
+the model input.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from owlkit.backend import PatchArrays
 from owlkit.calibration import Calibration
 from owlkit.errors import CheckpointError, ImageError, InputSizeError, QueryError
 from owlkit.geometry import Preprocessing
+from owlkit.runtime.attention import ExportedAttention
 from owlkit.runtime.manifest import read_export
 from owlkit.runtime.session import GraphSession, Provider, SessionOptions
 from owlkit.runtime.texts import ExportedTexts
@@ -34,7 +36,7 @@ class OnnxBackend:
     """Runs what ``owlkit export`` wrote, for a predictor; may be used from several threads.
 
     The text encoder is loaded when the first text has to be encoded; a saved query set never needs
-    it.
+    it. The graph of attention maps is loaded when the first ones are asked for.
 
     Args:
         folder: The exported folder.
@@ -70,6 +72,9 @@ class OnnxBackend:
             self._graph, inputs=_IMAGE_INPUTS, outputs=outputs, options=self._options
         )
         self._texts = ExportedTexts(self._model, output=_TEXT_OUTPUT, options=self._options)
+        self._attention = ExportedAttention(
+            self._model, size=self._preprocessing.size, options=self._options
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -154,6 +159,24 @@ class OnnxBackend:
             )
             for row in range(len(pixels))
         ]
+
+    def attention(self, pixel_values: Floats) -> Floats:
+        """Where the last block looks in preprocessed images [B, 3, H, W]: [B, n, h, w].
+
+        Raises:
+            CheckpointError: If the graph's file is missing, damaged or altered.
+            ConfigError: If the model was exported without attention maps; they are for its default
+                size only.
+            ImageError: If the pixels are not finite float32 numbers of that shape, B at least 1.
+            InputSizeError: If they are of another size.
+            OwlkitError: If memory does not suffice.
+        """
+        self._check_pixels(pixel_values)
+        if not len(pixel_values):
+            raise ImageError("attention: expected one image or more, found none")
+        starts = range(0, len(pixel_values), _IMAGES)
+        chunks = [self._attention(pixel_values[start : start + _IMAGES]) for start in starts]
+        return np.concatenate(chunks)
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Encodes Q texts as unit vectors [Q, E]; equal ones are encoded once.

@@ -72,6 +72,7 @@ class ExportedModel:
         threshold: Where scores are best cut, in [0, 1]; None if nobody measured it.
         image_encoders: One graph for each size of images, the default first.
         text_encoder: None if only images can be encoded.
+        attention: Gives attention maps, of images of one size; None if they were not exported.
         embed_width: E.
         objectness: Whether there is an objectness head.
         manifest: All that the file holds.
@@ -85,6 +86,7 @@ class ExportedModel:
     threshold: float | None
     image_encoders: tuple[GraphFile, ...]
     text_encoder: GraphFile | None
+    attention: GraphFile | None
     embed_width: int
     objectness: bool
     manifest: dict[str, Any]
@@ -140,6 +142,7 @@ def read_export(folder: str | Path, *, kind: str = DETECTOR) -> ExportedModel:
     if not encoders:
         raise CheckpointError(f"{where}: graphs: expected an image_encoder, found none")
     texts = graphs.take("text_encoder", dict, optional=True)
+    attention = graphs.take("attention", dict, optional=True)
     preprocessing = Preprocessing.from_dict(fields.take("preprocessing", dict))
     if encoders[0].size != preprocessing.size:
         raise CheckpointError(
@@ -156,6 +159,7 @@ def read_export(folder: str | Path, *, kind: str = DETECTOR) -> ExportedModel:
         threshold=fields.fraction("threshold"),
         image_encoders=encoders,
         text_encoder=None if texts is None else _graph(path, where, texts),
+        attention=None if attention is None else _graph(path, where, attention, sized=True),
         embed_width=fields.take("embed_width", int),
         objectness=fields.take("objectness", bool) if kind == DETECTOR else False,
         manifest=manifest,

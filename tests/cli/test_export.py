@@ -17,7 +17,8 @@ def test_a_folder_and_its_table(
     tmp_path: Path, owlvit_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert COMMAND.main([str(owlvit_folder), str(out), "--sizes", "64", "64x96", "--fused"]) == 0
+    words = ["--sizes", "64", "64x96", "--fused", "--attention"]
+    assert COMMAND.main([str(owlvit_folder), str(out), *words]) == 0
     said = capsys.readouterr()
     assert "| image_encoder_64x96.onnx | logits |" in said.out
     assert said.err == ""
@@ -32,6 +33,7 @@ def test_a_folder_and_its_table(
         "image_encoder_64x96.onnx",
         "text_encoder.onnx",
         "detector.onnx",
+        "attention.onnx",
     }
 
 

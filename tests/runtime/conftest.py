@@ -28,9 +28,9 @@ def torch_backend(owlv2_folder: Path) -> TorchBackend:
 
 @pytest.fixture(scope="session")
 def exported(torch_backend: TorchBackend, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That detector as ONNX graphs, of two sizes."""
+    """That detector as ONNX graphs, of two sizes, with attention maps of the first."""
     folder = tmp_path_factory.mktemp("export") / "owlv2"
-    export_detector(torch_backend.detector, folder, sizes=SIZES)
+    export_detector(torch_backend.detector, folder, sizes=SIZES, attention=True)
     return folder
 
 
