@@ -9,7 +9,7 @@ TIER ?= easy
 BACKBONE ?= clip
 SEEDS ?= 1
 
-.PHONY: setup quickstart lint test bench clean
+.PHONY: setup browser quickstart demo lint test bench clean
 
 setup: $(STAMP)
 
@@ -26,12 +26,24 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/python tools/quickstart.py --tier $(TIER) --seeds $(SEEDS) --backbone $(BACKBONE)
 
+# The page for what the quickstart made: words or example boxes find objects in your pictures.
+demo: setup
+	$(BIN)/python demo/app.py --open
+
+# The tests of the demo use Debian's Chromium. In CI, where a missing one is a failure, it is
+# installed; elsewhere those tests are skipped and this says what is missing.
+browser:
+	@command -v chromium >/dev/null \
+		|| if [ -n "$$CI" ]; then apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+		else echo "no chromium: the browser tests are skipped (Debian: apt-get install chromium)"; fi
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint browser
 	$(BIN)/pytest tests/test_import_layers.py
 	$(BIN)/pytest --doctest-modules owlkit
 	$(BIN)/pytest --ignore tests/test_import_layers.py

@@ -58,7 +58,7 @@ THIRD_PARTY = {
     "faster_coco_eval": ("owlkit/data/*", "owlkit/evaluation/*", "tools/benchmarks/*"),
     "yaml": ("owlkit/config/*",),
     "albumentations": ("owlkit/data/*",),
-    "scipy": ("owlkit/losses/*", "owlkit/evaluation/*"),
+    "scipy": ("owlkit/losses/*", "owlkit/evaluation/*", "tools/benchmarks/*"),
     "onnx": ("owlkit/export/*",),
 }
 

@@ -2,76 +2,74 @@
 
 Both sides of a comparison run in this process, on the same weights and inputs, in turn, after a
 warm-up; a row is the median, the ratio is taken pair by pair. A ratio above 1 means that owlkit is
-faster. With ``--json OUT`` the rows are written as a list of objects.
+faster. Where there is a GPU, both sides use it. ``--json OUT`` writes the rows as a list of
+objects, ``--markdown OUT`` as a table under a description of the machine; both are complete after
+every row.
 """
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
-from benchmarks.comparison import HEADER, Row
-from benchmarks.evaluate import evaluate
-from benchmarks.export import coldstart, predict_onnx
-from benchmarks.load import load
-from benchmarks.memory import MemoryRow, loss_memory
-from benchmarks.predict import predict, preprocess
-from benchmarks.pretrain import pretrain
-from benchmarks.query import query
-from benchmarks.selfsup import selfsup
-from benchmarks.siglip_memory import KeptRow, siglip_memory
-from benchmarks.train import train
-
-PATHS: dict[str, Callable[[int, Path], Iterator[Row | MemoryRow | KeptRow]]] = {
-    "predict": predict,
-    "query": query,
-    "predict-onnx": predict_onnx,
-    "coldstart": coldstart,
-    "preprocess": preprocess,
-    "pretrain": pretrain,
-    "selfsup": selfsup,
-    "train": train,
-    "loss_memory": loss_memory,
-    "siglip_memory": siglip_memory,
-    "evaluate": evaluate,
-    "load": load,
-}
+from benchmarks.comparison import watching
+from benchmarks.machine import describe_machine
+from benchmarks.paths import GROUPS, PATHS, chosen_paths, find_comparison
+from benchmarks.profile import profile_tables
+from benchmarks.table import HEADER, Record, write_json, write_markdown
 
 
 def main() -> int:
     """Runs the named paths."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("paths", nargs="+", choices=[*PATHS, "all"], metavar="PATH")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs per comparison")
-    parser.add_argument("--json", type=Path, help="file for the rows")
-    options = parser.parse_args()
+    options = _parse_arguments()
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    names = list(PATHS) if "all" in options.paths else options.paths
-    print(f"{_machine()}\n\n{HEADER}", flush=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = [row for name in names for row in PATHS[name](options.repeats, Path(scratch))]
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    machine = describe_machine()
+    print(f"{machine}\n\n{HEADER}", flush=True)
+    records: list[Record] = []
+    profiles: list[str] = []
+
+    def add_profile(path: str, function: Callable[[], Any]) -> None:
+        profiles.append(profile_tables(path, function))
+
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        watching(add_profile) if options.profile else nullcontext(),
+    ):
+        for path in chosen_paths(options.paths):
+            for row in find_comparison(path)(options.repeats, Path(scratch)):
+                records.append(asdict(row))
+                if options.json:
+                    write_json(records, options.json)
+                if options.markdown:
+                    write_markdown(machine, records, profiles, options.markdown)
+    if profiles:
+        print("", *profiles, sep="\n\n")
     return 0
 
 
-def _machine() -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    packages = ("torch", "timm", "transformers", "pycocotools", "faster-coco-eval", "owlkit")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return (
-        f"{device}, {torch.get_num_threads()} threads, {platform.machine()}, Python "
-        f"{platform.python_version()}, {versions}"
+def _parse_arguments() -> argparse.Namespace:
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog=f"groups: {', '.join(GROUPS)}, all; paths: {', '.join(PATHS)}",
     )
+    names = sorted({*GROUPS, *PATHS, "all"})
+    parser.add_argument("paths", nargs="+", choices=names, metavar="PATH", help="path or group")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs per comparison, at most")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for the rows as data")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="file for the table")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where owlkit's time goes, after each path"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The whole life of a small detector on synthetic scenes: ``make quickstart``.
 
 Runs the ordinary commands one after another - scenes, tokenizer, contrastive pretraining, detector
-training on the base pairs, evaluation on all pairs, pictures - and writes ``report.md`` and
-``metrics.json``. With ``--backbone dino`` the image tower learns from the pictures alone and is
+training on the base pairs, evaluation on all pairs, pictures, export - and writes ``report.md``
+and ``metrics.json``. With ``--backbone dino`` the image tower learns from the pictures alone and is
 locked while a text tower learns to describe what it sees; the report shows the numbers of the other
 quickstart beside its own, if that has been run. A step that is done is not done again; an
 interrupted training goes on.
@@ -125,7 +125,7 @@ def data_stages(variant: Variant) -> list[Stage]:
 
 
 def training_stages(variant: Variant, run: Path, seed: int) -> list[Stage]:
-    """The trainings, evaluation and pictures of one seed."""
+    """The trainings, evaluation, pictures and export of one seed."""
     stages = []
     best = run
     for training in variant.trainings:
@@ -147,7 +147,10 @@ def training_stages(variant: Variant, run: Path, seed: int) -> list[Stage]:
         ),
         run / "evaluation" / "metrics.json",
     )
-    return [*stages, evaluation]
+    # What the demo opens without being told.
+    exported = run / "onnx"
+    export = Stage("export", tool("export_onnx", best, exported, "--attention"), exported)
+    return [*stages, evaluation, export]
 
 
 def run_stages(stages: Sequence[Stage], clock: Path) -> dict[str, float]:

@@ -5,9 +5,10 @@ processors that are not Intel's. Torch's convolutions go through oneDNN, which u
 convolution of 1 x 1 pixel is a matrix product. On an AMD EPYC with AVX-512 the products of a vision
 transformer run at 1.8 to 2.3 times the rate, forward and backward.
 
-Sums are added up in another order, with rounding errors two to four times as large: still those of
-float32, and of no account in training. Inference keeps torch's product, so that outputs agree with
-other implementations to the last digits.
+Sums are added up in another order, with rounding errors of twice the size: still those of float32.
+After twelve blocks of random weights a detector's logits have moved by 1e-5 at most. In bfloat16
+torch takes oneDNN by itself, but the convolution adds the bias on the way, which saves a tenth;
+that is for inference only, so that training in bfloat16 stays torch's own.
 """
 
 from functools import cache
@@ -37,10 +38,23 @@ class FastLinear(nn.Linear):
         rows = input.numel() // self.in_features
         if not _is_served(input) or rows < _FEWEST_ROWS:
             return super().forward(input)
-        # Rows as pixels of one picture whose channels lie together: no number moves.
-        pixels = input.reshape(1, rows, 1, self.in_features).permute(0, 3, 1, 2)
-        output = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
-        return output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
+        output = matrix_product(input.reshape(rows, -1), self.weight, self.bias)
+        return output.reshape(*input.shape[:-1], self.out_features)
+
+
+def matrix_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``rows weight^T + bias`` by a convolution [N, O].
+
+    Args:
+        rows: [N, I] on the CPU.
+        weight: [O, I].
+        bias: [O].
+    """
+    # Rows as pixels of one picture whose channels lie together: no number moves. They lie in its
+    # width: with some numbers of rows in its height, the weights' gradient takes six times as long.
+    pixels = rows.reshape(1, 1, len(rows), -1).permute(0, 3, 1, 2)
+    output = F.conv2d(pixels, weight[:, :, None, None], bias)
+    return output.permute(0, 2, 3, 1).reshape(len(rows), -1)
 
 
 def quicken_linears(module: nn.Module) -> None:
@@ -51,7 +65,7 @@ def quicken_linears(module: nn.Module) -> None:
     Args:
         module: Changed in place.
     """
-    if not _product_is_slow():
+    if not product_is_slow():
         return
     for part in module.modules():
         if type(part) is nn.Linear:
@@ -60,16 +74,17 @@ def quicken_linears(module: nn.Module) -> None:
 
 def _is_served(input: Tensor) -> bool:
     """Whether the convolution is the faster way, and nobody is looking at the graph."""
+    half = input.dtype == torch.bfloat16 and not torch.is_grad_enabled()
     return (
         input.device.type == "cpu"
-        and input.dtype == torch.float32
+        and (half or input.dtype == torch.float32)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
 @cache
-def _product_is_slow() -> bool:
+def product_is_slow() -> bool:
     """Whether this is an x86 processor with AVX-512, not of Intel's, and torch is built for it."""
     libraries: Any = (torch.backends.mkl, torch.backends.mkldnn)
     if not all(library.is_available() for library in libraries):

@@ -11,6 +11,7 @@ from torch import nn
 
 from owlkit.config import TrainSection
 from owlkit.encoders.fast_linear import quicken_linears
+from owlkit.encoders.quick_gelu import slim_quick_gelus
 from owlkit.engine.sync_batch_norm import synchronise_batch_norms
 from owlkit.errors import ConfigError
 
@@ -69,9 +70,11 @@ def prepare_task(task: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The task on its device, in its precision, and joined with its copies elsewhere.
 
     In a distributed run batch norms that learn take their statistics over all processes. Linear
-    layers run at the full rate of the processor, see :mod:`owlkit.encoders.fast_linear`.
+    layers run at the full rate of the processor, see :mod:`owlkit.encoders.fast_linear`, and
+    activations keep what they must, see :mod:`owlkit.encoders.quick_gelu`.
     """
     quicken_linears(task)
+    slim_quick_gelus(task)
     if accelerator.num_processes > 1:
         synchronise_batch_norms(task, accelerator.device)
     unused = bool(getattr(task, "find_unused_parameters", False))

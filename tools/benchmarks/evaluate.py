@@ -28,18 +28,20 @@ def evaluate(repeats: int, scratch: Path) -> Iterator[Row]:
     """5,000 images and 200,000 detections, from files to COCO's twelve numbers."""
     truth, results = scratch / "truth.json", scratch / "results.json"
     _write_problem(truth, results)
+    plain = (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval)
+    faster = (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
     peers = {
-        "pycocotools": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
-        "faster-coco-eval": (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
+        "evaluate": ("pycocotools", plain),
+        "evaluate-faster": ("faster-coco-eval", faster),
     }
     ours = evaluate_boxes(truth, results)
-    for name, classes in peers.items():
+    for path, (name, classes) in peers.items():
         evaluate_peer = _peer(truth, results, *classes)
         _check_equal(ours, evaluate_peer(), name)
         yield compare(
             lambda: evaluate_boxes(truth, results),
             evaluate_peer,
-            path="evaluate",
+            path=path,
             peer=name,
             settings=f"{IMAGES:,} images, {DETECTIONS:,} detections, JSON files to 12 numbers",
             repeats=repeats,

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.table import line
 from owlkit.losses import DetectionLoss
 from owlkit.structures import DetectionTargets
 
@@ -24,6 +25,7 @@ class MemoryRow:
     Attributes:
         path: Name of the comparison.
         settings: Sizes.
+        peer: What is compared with what.
         logits: Elements of the logits, B x P x Q.
         largest: Elements of the largest tensor that an operation returned.
         ratio: ``logits / largest``; at least 1 if nothing larger than the logits is made.
@@ -34,6 +36,7 @@ class MemoryRow:
 
     path: str
     settings: str
+    peer: str
     logits: int
     largest: int
     ratio: float
@@ -93,8 +96,9 @@ def loss_memory(repeats: int, scratch: Path) -> Iterator[MemoryRow]:
         losses.total.backward()
     mib = 2**20
     row = MemoryRow(
-        path="loss_memory",
+        path="loss-memory",
         settings=f"loss of {IMAGES} x {PREDICTIONS} x {QUERIES} logits, {BOXES} boxes each",
+        peer="logits against the largest tensor",
         logits=logits.numel(),
         largest=meter.largest,
         ratio=logits.numel() / meter.largest,
@@ -102,12 +106,7 @@ def loss_memory(repeats: int, scratch: Path) -> Iterator[MemoryRow]:
         peak_mib=meter.peak / mib,
         kept_mib=kept / mib,
     )
-    print(
-        f"| {row.path} | {row.settings} | largest tensor {row.largest:,} elements, logits "
-        f"{row.logits:,} | {row.ratio:.2f} | peak {row.peak_mib:.1f} MiB | logits "
-        f"{row.logits_mib:.1f} MiB, kept {row.kept_mib:.1f} MiB | |",
-        flush=True,
-    )
+    print(line(asdict(row)), flush=True)
     yield row
 
 

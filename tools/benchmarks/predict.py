@@ -1,129 +1,206 @@
-"""Detection with a model that is ready, and what happens to a picture before it."""
+"""Detection of 80 labels in one picture with a model that is loaded, from the file to the boxes.
 
-from collections.abc import Iterator, Mapping, Sequence
+"Queries ready": owlkit has encoded the texts before. The transformers model cannot keep them: its
+side tokenises and encodes the labels each time. Both sides return about a hundred boxes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import transformers
 
 import owlkit
 from benchmarks.comparison import Row, compare
+from benchmarks.floor import tower_work
 from benchmarks.inputs import NAMES, make_photo
-from owlkit.encoders.tokenizer import Tokenizer
-from owlkit.encoders.tokenizer_training import train_tokenizer
-from owlkit.geometry import owlv2_preprocessing
+from benchmarks.peers import TransformersDetector, check_equal_answers
+from benchmarks.random_models import save_owlv2, save_owlvit
+
+Precision = Literal["float32", "bfloat16"]
+
+SLOW_REPEATS = 3
+"""Of comparisons in which a call takes ten seconds or more."""
+
+_BOXES = 100
 
 
-def predict(repeats: int, scratch: Path) -> Iterator[Row]:
-    """OWL-ViT B/32 at 768 pixels with 80 labels, random weights."""
-    folder, photo = scratch / "owlvit", scratch / "photo.jpg"
-    save_owlvit(folder, NAMES)
-    make_photo(640, 480).save(photo)
-    predictor = owlkit.Predictor.from_pretrained(folder)
-    backend: Any = predictor.backend
-    settings = "OWL-ViT B/32, 768 px, 80 labels, float32"
+@dataclass(frozen=True)
+class Case:
+    """A model and a picture.
 
-    queries = owlkit.QuerySet.from_text(NAMES)
-    pixels = torch.randn(1, 3, 768, 768, device=backend.device)
-    tower = backend.detector.vision
+    Attributes:
+        folder: Of the model, written by transformers.
+        photo: 640x480.
+        name: Of the model, with its size.
+    """
 
-    def detect() -> None:
-        predictor.detect(str(photo), queries, threshold=0.3)
+    folder: Path
+    photo: Path
+    name: str
 
-    @torch.inference_mode()
-    def bare_tower() -> None:
-        tower.model(pixels)
+    @classmethod
+    def make(cls, scratch: Path, family: Literal["owlvit", "owlv2"]) -> "Case":
+        """Writes model and picture if they are not there yet."""
+        folder, photo = scratch / family, scratch / "photo.png"
+        if not folder.exists():
+            save_owlvit(folder) if family == "owlvit" else save_owlv2(folder)
+        make_photo(640, 480).save(photo)
+        names = {"owlvit": "OWL-ViT B/32, 768 px", "owlv2": "OWLv2 B/16, 960 px"}
+        return cls(folder, photo, f"{names[family]}, {len(NAMES)} labels")
 
-    yield compare(
-        detect,
-        bare_tower,
-        path="predict",
-        peer="bare timm image tower",
-        settings=f"{settings}, queries ready",
-        repeats=repeats,
-    )
-    half = owlkit.Predictor.from_pretrained(folder, precision="bfloat16")
-    yield compare(
-        lambda: half.detect(str(photo), queries, threshold=0.3),
-        detect,
-        path="predict",
-        peer="owlkit in float32",
-        settings="OWL-ViT B/32, 768 px, 80 labels ready, bfloat16",
-        repeats=repeats,
-    )
+    def predictor(self, precision: Precision = "float32") -> owlkit.Predictor:
+        """Loads owlkit's side."""
+        return owlkit.Predictor.from_pretrained(self.folder, precision=precision)
 
-    # Last, because minutes of full load slow some processors down for what comes after.
+    def peer(self, predictor: owlkit.Predictor) -> TransformersDetector:
+        """Loads the other side, on the device of owlkit's."""
+        backend: Any = predictor.backend
+        return TransformersDetector(self.folder, NAMES, getattr(backend, "device", "cpu"))
+
+    def detect(self, predictor: owlkit.Predictor, threshold: float) -> Callable[[], int]:
+        """What owlkit does, with the labels encoded before."""
+        queries = predictor.embed(owlkit.QuerySet.from_text(NAMES))
+
+        def detect() -> int:
+            found = predictor.detect(
+                str(self.photo), queries, threshold=threshold, one_label_per_box=True
+            )
+            return len(found)
+
+        return detect
+
+    def threshold(self, predictor: owlkit.Predictor) -> float:
+        """Above which there are about as many boxes as a trained model finds."""
+        queries = owlkit.QuerySet.from_text(NAMES)
+        found = predictor.detect(
+            str(self.photo), queries, threshold=0.0, one_label_per_box=True, top_k=_BOXES
+        )
+        return float(found.scores[-1])
+
+
+def predict_pipeline(repeats: int, scratch: Path) -> Iterator[Row]:
+    """The pipeline of transformers; it encodes the image once for each label."""
+    case = Case.make(scratch, "owlvit")
+    predictor = case.predictor()
+    check_equal_answers(predictor, case.peer(predictor), case.photo, precision="float32")
+    threshold, backend = case.threshold(predictor), predictor.backend
+    device: Any = getattr(backend, "device", "cpu")
     pipe = transformers.pipeline(
-        "zero-shot-object-detection", model=str(folder), device=backend.device
+        "zero-shot-object-detection", model=str(case.folder), device=device
     )
 
     def detect_from_scratch() -> None:
         # A new predictor knows no texts yet, so this pays for the text tower as the peer does.
-        owlkit.Predictor(backend).detect(str(photo), NAMES, threshold=0.3)
+        owlkit.Predictor(backend).detect(str(case.photo), NAMES, threshold=threshold)
 
     detect_from_scratch()
-    pipe(str(photo), candidate_labels=NAMES[:2], threshold=0.3)
+    pipe(str(case.photo), candidate_labels=NAMES[:2], threshold=threshold)
     yield compare(
         detect_from_scratch,
-        lambda: pipe(str(photo), candidate_labels=NAMES, threshold=0.3),
-        path="predict",
+        lambda: pipe(str(case.photo), candidate_labels=NAMES, threshold=threshold),
+        path="predict-pipeline",
         peer="transformers pipeline zero-shot-object-detection",
-        settings=settings,
-        repeats=min(repeats, 3),
+        settings=f"{case.name}, float32, texts encoded too",
+        repeats=min(repeats, SLOW_REPEATS),
         warm_up=False,
     )
 
 
-def preprocess(repeats: int, scratch: Path) -> Iterator[Row]:
-    """OWLv2's preprocessing of a 12-megapixel photograph to 960 pixels."""
-    del scratch
-    photo = np.array(make_photo(4000, 3000))
-    ours = owlv2_preprocessing(960)
-    peers = {
-        "transformers Owlv2ImageProcessor": transformers.Owlv2ImageProcessor(),
-        "transformers Owlv2ImageProcessorPil": transformers.Owlv2ImageProcessorPil(),
-    }
-    for name, processor in peers.items():
-        yield compare(
-            lambda: ours(photo),
-            lambda processor=processor: processor(photo, return_tensors="pt"),
-            path="preprocess",
-            peer=name,
-            settings="4000x3000 to 960x960, padded",
-            repeats=repeats,
-        )
+def predict_model(repeats: int, scratch: Path) -> Iterator[Row]:
+    """OWL-ViT in float32."""
+    case = Case.make(scratch, "owlvit")
+    yield _beside_model(case, "predict-model", "float32", repeats)
 
 
-def save_owlvit(
-    folder: Path,
-    names: Sequence[str],
-    *,
-    text_config: Mapping[str, int] | None = None,
-    vision_config: Mapping[str, int] | None = None,
-    projection_dim: int = 512,
-) -> None:
-    """A random OWL-ViT, B/32 unless told otherwise, with a tokenizer for the labels.
+def predict_model_bf16(repeats: int, scratch: Path) -> Iterator[Row]:
+    """OWL-ViT, owlkit's image tower in bfloat16."""
+    case = Case.make(scratch, "owlvit")
+    yield _beside_model(case, "predict-model-bf16", "bfloat16", repeats)
 
-    Saved by transformers.
-    """
-    captions = [f"a photo of a {name}" for name in names]
-    tokenizer = Tokenizer(train_tokenizer(captions, vocab_size=400, context_length=16))
-    config = transformers.OwlViTConfig(
-        text_config={
-            "vocab_size": tokenizer.vocab_size,
-            "bos_token_id": tokenizer.vocab_size - 2,
-            "eos_token_id": tokenizer.vocab_size - 1,
-            **(text_config or {}),
-        },
-        vision_config=vision_config,
-        projection_dim=projection_dim,
+
+def predict_owlv2(repeats: int, scratch: Path) -> Iterator[Row]:
+    """OWLv2 in float32."""
+    case = Case.make(scratch, "owlv2")
+    yield _beside_model(case, "predict-owlv2", "float32", min(repeats, SLOW_REPEATS))
+
+
+def predict_owlv2_bf16(repeats: int, scratch: Path) -> Iterator[Row]:
+    """OWLv2, owlkit's image tower in bfloat16."""
+    case = Case.make(scratch, "owlv2")
+    yield _beside_model(case, "predict-owlv2-bf16", "bfloat16", min(repeats, SLOW_REPEATS))
+
+
+def predict_tower(repeats: int, scratch: Path) -> Iterator[Row]:
+    """What detecting costs beside the image tower alone."""
+    case = Case.make(scratch, "owlvit")
+    predictor = case.predictor()
+    backend: Any = predictor.backend
+    pixels = torch.randn(1, 3, *backend.preprocessing.size, device=backend.device)
+
+    @torch.inference_mode()
+    def bare_tower() -> None:
+        backend.detector.vision.model(pixels)
+
+    yield compare(
+        case.detect(predictor, case.threshold(predictor)),
+        bare_tower,
+        path="predict-tower",
+        peer="bare timm image tower",
+        settings=f"{case.name} ready, float32",
+        repeats=repeats,
+        work=tower_work(case.folder, "float32"),
     )
-    side = config.vision_config.image_size
-    model = transformers.OwlViTForObjectDetection(config)
-    model.save_pretrained(folder)
-    transformers.OwlViTProcessor(
-        transformers.OwlViTImageProcessor(size={"height": side, "width": side}),
-        tokenizer.transformers_tokenizer,
-    ).save_pretrained(folder)
+
+
+def predict_bf16(repeats: int, scratch: Path) -> Iterator[Row]:
+    """The image tower in bfloat16 against itself."""
+    case = Case.make(scratch, "owlvit")
+    half, full = case.predictor("bfloat16"), case.predictor()
+    threshold = case.threshold(full)
+    yield compare(
+        case.detect(half, threshold),
+        case.detect(full, threshold),
+        path="predict-bf16",
+        peer="owlkit in float32",
+        settings=f"{case.name} ready, bfloat16",
+        repeats=repeats,
+        work=tower_work(case.folder, "bfloat16"),
+    )
+
+
+def predict_compile(repeats: int, scratch: Path) -> Iterator[Row]:
+    """The image tower through `torch.compile`; compiling, a minute or more, is not timed."""
+    case = Case.make(scratch, "owlvit")
+    compiled, eager = case.predictor(), case.predictor()
+    threshold = case.threshold(eager)
+    backend: Any = compiled.backend
+    backend.detector.vision.compile()
+    yield compare(
+        case.detect(compiled, threshold),
+        case.detect(eager, threshold),
+        path="predict-compile",
+        peer="owlkit in eager torch",
+        settings=f"{case.name} ready, float32",
+        repeats=repeats,
+        work=tower_work(case.folder, "float32"),
+    )
+
+
+def _beside_model(case: Case, path: str, precision: Precision, repeats: int) -> Row:
+    """Owlkit in some precision against the transformers model in float32."""
+    predictor = case.predictor(precision)
+    peer = case.peer(predictor)
+    check_equal_answers(predictor, peer, case.photo, precision=precision)
+    threshold = case.threshold(predictor)
+    return compare(
+        case.detect(predictor, threshold),
+        lambda: peer.detect(case.photo, threshold),
+        path=path,
+        peer=f"{peer.NAME}, float32",
+        settings=f"{case.name} ready, {precision}, picture to boxes",
+        repeats=repeats,
+        work=tower_work(case.folder, precision),
+    )

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from PIL import Image
 
 import owlkit
 from benchmarks.comparison import Row, compare
 from benchmarks.inputs import make_photo
-from benchmarks.predict import save_owlvit
+from benchmarks.peers import TransformersDetector, check_equal_answers
+from benchmarks.predict import SLOW_REPEATS
+from benchmarks.random_models import save_owlvit
 from owlkit.scene_cache import SceneCache
 
 CLASSES = 1203
@@ -19,55 +16,34 @@ CLASSES = 1203
 
 def query(repeats: int, scratch: Path) -> Iterator[Row]:
     """OWL-ViT B/32 at 768 pixels (576 patches), as many classes as LVIS has, random weights."""
-    folder, photo = scratch / "owlvit", scratch / "photo.png"
+    folder, photo = scratch / "owlvit_lvis", scratch / "query.png"
     # LVIS' own names would make the peer no faster; these need no file.
     names = [f"a {colour} {noun}" for noun in _NOUNS for colour in _COLOURS][:CLASSES]
     save_owlvit(folder, names)
     make_photo(640, 480).save(photo)
-    cache = SceneCache(memory=4)
-    predictor = owlkit.Predictor.from_pretrained(folder, cache=cache)
+    predictor = owlkit.Predictor.from_pretrained(folder, cache=SceneCache(memory=4))
     saved = scratch / "lvis.queries"
     predictor.embed(owlkit.QuerySet.from_text(names)).save(saved)
     queries = owlkit.QuerySet.load(saved)
     scene = predictor.encode(str(photo))
+    peer = TransformersDetector(folder, names, getattr(predictor.backend, "device", "cpu"))
+    check_equal_answers(predictor, peer, photo, precision="float32")
     # Only what the random model is surest of, as few boxes as a trained one would find.
     scores = predictor.detect(scene, queries, threshold=0.0, top_k=100).scores
     threshold = float(scores[-1])
-
-    backend: Any = predictor.backend
-    model = transformers.OwlViTForObjectDetection.from_pretrained(folder).to(backend.device).eval()
-    processor = transformers.OwlViTProcessor.from_pretrained(folder)
-
-    def detect() -> int:
-        return len(predictor.detect(scene, queries, threshold=threshold, nms_iou=0.5))
-
-    @torch.inference_mode()
-    def peer() -> int:
-        picture = Image.open(photo).convert("RGB")
-        inputs = processor(text=[names], images=picture, return_tensors="pt").to(backend.device)
-        outputs = model(**inputs)
-        (found,) = processor.post_process_grounded_object_detection(
-            outputs, threshold=threshold, target_sizes=[(480, 640)]
+    what = {
+        "query": (scene, "encoded scene"),
+        "query-cache": (str(photo), "picture found in a cache"),
+    }
+    for path, (image, how) in what.items():
+        yield compare(
+            lambda image=image: predictor.detect(image, queries, threshold=threshold, nms_iou=0.5),
+            lambda: peer.detect(photo, threshold),
+            path=path,
+            peer=peer.NAME,
+            settings=f"OWL-ViT B/32, 576 patches, {CLASSES} classes of a saved query set, {how}",
+            repeats=min(repeats, SLOW_REPEATS),
         )
-        return len(found["boxes"])
-
-    settings = f"OWL-ViT B/32, 576 patches, {CLASSES} classes of a saved query set"
-    yield compare(
-        detect,
-        peer,
-        path="query",
-        peer="transformers model and processor, all labels in one forward",
-        settings=f"{settings}, encoded scene",
-        repeats=min(repeats, 5),
-    )
-    yield compare(
-        lambda: predictor.detect(str(photo), queries, threshold=threshold, nms_iou=0.5),
-        peer,
-        path="query",
-        peer="transformers model and processor, all labels in one forward",
-        settings=f"{settings}, picture read and found in the scene cache",
-        repeats=min(repeats, 5),
-    )
 
 
 _COLOURS = (

@@ -8,8 +8,6 @@ the host, AdamW as it comes, the teacher weight by weight.
   https://arxiv.org/abs/2104.14294, https://github.com/facebookresearch/dino
 """
 
-import multiprocessing
-import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -20,6 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from benchmarks.comparison import Row, compare, summarise
+from benchmarks.resident import in_fresh_process, peak_gib
 from owlkit.build.runs import suit_attention
 from owlkit.config import OptimSection, TrainSection
 from owlkit.encoders.vision import VisionTower
@@ -247,12 +246,10 @@ def _first_loss(step: Callable[[], float]) -> float:
 
 def _memory_row(settings: str) -> Row:
     """Peak memory in GiB in place of seconds; a process each."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        peaks = [pool.apply(_peak_memory, (kind,)) for kind in (OwlkitStep, OriginalStep)]
+    peaks = [in_fresh_process(_peak_memory, kind) for kind in (OwlkitStep, OriginalStep)]
     return summarise(
         [(peaks[0], peaks[1])],
-        path="selfsup_memory",
+        path="selfsup-memory",
         peer="the original DINO step",
         settings=f"{settings}, float32; peak memory in GiB in place of seconds",
     )
@@ -262,11 +259,7 @@ def _peak_memory(kind: type[OwlkitStep] | type[OriginalStep]) -> float:
     step = kind(make_parts(), make_batch(), precision="float32")
     for _ in range(MEMORY_STEPS):
         step()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    # The usual counter of the system goes on from that of the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20
+    return peak_gib()
 
 
 def _preprocessing() -> Preprocessing:

@@ -5,7 +5,7 @@ Shapes: B pairs, E embedding width.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.memory import MemoryMeter
+from benchmarks.table import line
 from owlkit.losses import siglip_loss
 
 PAIRS, WIDTH = 4096, 512
@@ -58,7 +59,7 @@ def siglip_memory(repeats: int, scratch: Path) -> Iterator[KeptRow]:
     plain, plain_kept, plain_peak = _metered(_plain_siglip, inputs)
     exact, _, _ = _metered(_plain_siglip, [tensor.double() for tensor in inputs])
     row = KeptRow(
-        path="siglip_memory",
+        path="siglip-memory",
         settings=f"{PAIRS} pairs, width {WIDTH}",
         peer="all pairs at once",
         ratio=plain_kept / kept,
@@ -69,13 +70,7 @@ def siglip_memory(repeats: int, scratch: Path) -> Iterator[KeptRow]:
         gradient_error=_difference(ours, exact),
         peer_gradient_error=_difference(plain, exact),
     )
-    print(
-        f"| {row.path} | {row.settings} | {row.peer} | {row.ratio:.0f} | kept {row.kept_mib:.2f} "
-        f"MiB, peak {row.peak_mib:.0f} MiB, gradients within {row.gradient_error:.1e} | kept "
-        f"{row.peer_kept_mib:.0f} MiB, peak {row.peer_peak_mib:.0f} MiB, gradients within "
-        f"{row.peer_gradient_error:.1e} | |",
-        flush=True,
-    )
+    print(line(asdict(row)), flush=True)
     yield row
 
 

@@ -31,7 +31,7 @@ Picture = tuple[str, int]
 """A file, and the side of the tile that it becomes."""
 
 
-def load(repeats: int, scratch: Path) -> Iterator[Row]:
+def loader(repeats: int, scratch: Path) -> Iterator[Row]:
     """Mosaics of 1, 4 and 9 pictures (.4/.3/.3) at 768 pixels, by as many processes as CPUs.
 
     The peer reads the same files, each as often, and resizes each, in one row to the size of its
@@ -45,7 +45,7 @@ def load(repeats: int, scratch: Path) -> Iterator[Row]:
         read_sources(section), section, preprocessing=preprocessing, batch_size=BATCH, seed=0
     )
     workers = len(os.sched_getaffinity(0))
-    peers = {"tile": "to the size of its tile", "input": f"to {SIZE} px"}
+    peers = {"loader": f"to {SIZE} px", "loader-tile": "to the size of its tile"}
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
     with multiprocessing.get_context("forkserver").Pool(workers, use_one_thread) as pool:
         for repeat in range(repeats):
@@ -53,14 +53,15 @@ def load(repeats: int, scratch: Path) -> Iterator[Row]:
             tiles = [picture for batch in batches for picture in _pictures(batch.sources)]
             pool.map(_read_and_resize, [tiles[:4]] * workers, chunksize=1)
             for name in peers:
-                pictures = tiles if name == "tile" else [(file, SIZE) for file, _ in tiles]
+                to_tiles = name == "loader-tile"
+                pictures = tiles if to_tiles else [(file, SIZE) for file, _ in tiles]
                 pairs[name].append((our, _time_reading(pool, workers, pictures)))
     kind = "photographs of COCO" if "OWLKIT_DATA" in os.environ else "synthetic photographs"
     for name, size in peers.items():
         speed = BATCHES * BATCH * repeats / sum(our for our, _ in pairs[name])
         yield summarise(
             pairs[name],
-            path="load",
+            path=name,
             peer=f"cv2.imread of the same files and cv2.resize {size}",
             settings=f"{kind}, {SIZE} px, mosaics, {workers} processes, {speed:.0f} examples/s",
         )
