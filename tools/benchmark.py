@@ -52,6 +52,11 @@ def main() -> int:
                     write_markdown(machine, records, profiles, options.markdown)
     if profiles:
         print("", *profiles, sep="\n\n")
+    if options.plot:
+        # Slow to import, and not needed otherwise.
+        from benchmarks.curves_plot import draw_curves
+
+        draw_curves(records, options.plot)
     return 0
 
 
@@ -69,6 +74,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="show where owlkit's time goes, after each path"
     )
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="picture of the curves")
     return parser.parse_args()
 
 

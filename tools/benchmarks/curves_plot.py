@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.table import Record
 from owlkit.whole_file import written_whole
@@ -59,17 +59,17 @@ def _draw_panel(axes: Axes, curves: Sequence[Record]) -> None:
         axes.plot(upper, fit, color="0.25", linestyle="--", linewidth=1.2)
         drawn.set_zorder(2)
     axes.set(xscale="log", yscale="log", xlabel=curves[0]["x_label"], ylabel="seconds")
-    for axis in (axes.xaxis, axes.yaxis):
-        _number(axis)
+    _number(axes.xaxis, EngFormatter(sep=""))
+    _number(axes.yaxis, FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title(curves[0]["curve"], fontsize=11)
     axes.grid(which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, frameon=False)
 
 
-def _number(axis: Axis) -> None:
-    """Plain numbers: 1, 2, 5, 10 ..., or powers of ten alone where the axis is long."""
+def _number(axis: Axis, formatter: Formatter) -> None:
+    """Puts numbers at 1, 2, 5, 10 ..., or powers of ten alone where the axis is long."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _LONG else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(formatter)
     axis.set_minor_formatter(NullFormatter())
