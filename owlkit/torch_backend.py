@@ -30,7 +30,8 @@ class TorchBackend:
     stay in float32, so boxes keep their pixels.
 
     Args:
-        detector: The model; it is moved and switched to evaluation mode.
+        detector: The model; it is moved, switched to evaluation mode and, on a CPU, prepared by
+            :func:`~owlkit.encoders.cpu_inference.quicken_inference`.
         device: For example ``"cpu"`` or ``"cuda:1"``; None takes a GPU if there is one.
         precision: Of the image tower's weights and activations.
 

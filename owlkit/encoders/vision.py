@@ -3,6 +3,7 @@
 Shapes: B images, P patches, K kept patches, D tower width.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from owlkit.encoders import vit
 from owlkit.encoders.feature_map import encode_feature_map
+from owlkit.encoders.long_attention import long_attention
 from owlkit.encoders.positions import (
     PositionMode,
     check_position_mode,
@@ -30,7 +32,8 @@ from owlkit.structures import PatchFeatures
 
 # On CPUs torch's fused attention is no faster in bfloat16 than in float32. Up to this many patches
 # plain matrix products take half its time (3.2 against 7.3 ms at 577 tokens, 8.5 against 20 at
-# 1,025) and are as close to float32; at 1,600 they no longer gain anything.
+# 1,025) and are as close to float32; at 1,600 they no longer gain anything. More patches
+# than that are a matter of owlkit.encoders.long_attention.
 _PLAIN_ATTENTION_PATCHES = 1024
 
 
@@ -63,6 +66,8 @@ class VisionTower(nn.Module):
         width: D, width of the patch tokens.
         pooled_width: Width of the pooled vector.
         image_size: Height and width of the native input, in pixels.
+        quick_attention: Whether ``forward`` may compute attention over many patches in its own way
+            on a CPU, see :mod:`owlkit.encoders.long_attention`; only without gradients.
 
     Raises:
         ConfigError: If timm does not know the architecture or one of the overrides.
@@ -97,6 +102,7 @@ class VisionTower(nn.Module):
         set_drop_paths(
             name, self.model, drop_path, rescale=rescale_dropped, uniform=uniform_drop_path
         )
+        self.quick_attention = False
         self._gradient_checkpointing = False
         self.width = int(self.model.num_features)
         self.pooled_width = int(getattr(self.model, "head_hidden_size", self.width))
@@ -197,7 +203,8 @@ class VisionTower(nn.Module):
             mask_token=self.mask_token,
         )
         checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        tokens = vit.run_blocks(self.model, embedded, checkpointing=checkpointing)
+        with long_attention(embedded.tokens) if self.quick_attention else nullcontext():
+            tokens = vit.run_blocks(self.model, embedded, checkpointing=checkpointing)
         return vit.to_features(self.model, tokens, embedded.grid)
 
     def last_layers(self, pixel_values: Tensor, count: int) -> list[PatchFeatures]:

@@ -60,6 +60,17 @@ def test_autocast_decides_the_precision() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_half_precision_is_rounded_once() -> None:
+    fast = _make(48, 20, bias=True).bfloat16()
+    rows = torch.randn(256, 48).bfloat16()
+    plain = nn.functional.linear(rows.double(), fast.weight.double(), fast.bias.double())
+    with torch.no_grad():
+        found = fast(rows)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), plain, rtol=2**-8, atol=1e-4)
+    torch.testing.assert_close(fast(rows), nn.functional.linear(rows, fast.weight, fast.bias))
+
+
 @pytest.mark.parametrize("slow", [True, False])
 def test_only_plain_layers_change_and_only_where_it_helps(
     monkeypatch: pytest.MonkeyPatch, slow: bool
@@ -67,7 +78,7 @@ def test_only_plain_layers_change_and_only_where_it_helps(
     class Own(nn.Linear):
         """Somebody's own layer."""
 
-    monkeypatch.setattr(fast_linear, "_product_is_slow", lambda: slow)
+    monkeypatch.setattr(fast_linear, "product_is_slow", lambda: slow)
     module = nn.Sequential(nn.Linear(4, 4), Own(4, 4))
     names = list(module.state_dict())
     quicken_linears(module)
