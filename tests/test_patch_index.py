@@ -257,6 +257,16 @@ def test_only_what_changed_is_encoded(
     assert opened.search(vectors) == index.search(vectors)
 
 
+def test_a_stamp_of_ones_own_tells_what_changed(update: Update, images: dict[str, Path]) -> None:
+    stamps = {path: (number, 0) for number, path in enumerate(images.values())}
+    update(stamp=stamps.get)
+    first, second, *_ = images.values()
+    os.utime(first, ns=(1, 1))
+    stamps[second] = 0, 1
+    _, changes = update(maker := Maker(), stamp=stamps.get)
+    assert (maker.images, changes) == (1, PatchIndexChanges(10, 1, 0, ()))
+
+
 def test_an_index_is_not_replaced_by_that_of_another_folder(
     update: Update, images: dict[str, Path], folder: Path
 ) -> None:

@@ -20,6 +20,7 @@ from owlkit.cli.files import (
     write_json,
 )
 from owlkit.cli.model_options import add_model_arguments, model_options
+from owlkit.cli.progress import progress_bar
 from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
 from owlkit.cli.selection_options import add_selection_arguments, detect_options
 from owlkit.cli.stream import (
@@ -171,7 +172,10 @@ def _detect_in_videos(
     skipped = 0
     for source, targets in videos.items():
         try:
-            summary = detect_in_video(source, targets, detect=detect, draw=draw, options=stream)
+            with progress_bar(Path(describe_source(source)).name, "frame", leave=False) as show:
+                summary = detect_in_video(
+                    source, targets, detect=detect, draw=draw, options=stream, show=show
+                )
             print(f"{describe_source(source)}: {summary}")
         except (ImageError, OSError, ValueError) as error:
             _report_skipped(source, error)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from owlkit.cli.files import find_sources, prepare_file, prepare_folder, write_json
 from owlkit.cli.model_options import add_model_arguments, model_options
+from owlkit.cli.progress import Show, progress_bar
 from owlkit.cli.query_option import QUERIES_HELP, TEMPLATES_HELP, read_queries
 from owlkit.errors import ConfigError, ImageError, QueryError
+from owlkit.file_stamp import Stamp, file_stamp
 from owlkit.heatmaps import sheet
 from owlkit.images import load_image
 from owlkit.prompts import TEMPLATES
@@ -24,7 +25,7 @@ from owlkit.whole_file import written_whole
 
 if TYPE_CHECKING:
     from owlkit.backend import PatchArrays
-    from owlkit.patch_index import PatchHit, PatchIndex
+    from owlkit.patch_index import PatchHit, PatchIndex, PatchIndexChanges
     from owlkit.predictor import Predictor
 
 SUMMARY = "find what looks like a box, or fits words, in a folder of images"
@@ -93,7 +94,14 @@ def run(options: argparse.Namespace) -> int:
     predictor.embed(queries)
     chosen = _chosen_box(predictor, queries, options)
     index, unreadable = _updated_index(predictor, index_folder, sources, options)
-    hits = _search(index, predictor, queries, options)
+    hits = search_index(
+        index,
+        predictor,
+        queries,
+        top=options.top,
+        per_image=options.per_image,
+        threshold=options.threshold,
+    )
     for hit in hits:
         box = ",".join(f"{number:.0f}" for number in hit.box)
         name = "" if options.like else f"  {queries.names[hit.query]}"
@@ -124,13 +132,18 @@ def draw_hits(hits: Sequence[tuple[Path, Sequence[float], float]]) -> Image.Imag
     Raises:
         ImageError: If an image cannot be read.
     """
-    pictures = [_close_up(load_image(path), box) for path, box, _ in hits]
+    pictures = [close_up(load_image(path), box) for path, box, _ in hits]
     titles = [f"{score:.2f} {_shortened(path.name)}" for path, _, score in hits]
     return sheet(pictures, titles)
 
 
-def _close_up(image: NDArray[np.uint8], box: Sequence[float]) -> Image.Image:
-    """A square around a box, which is framed; grey where the image ends."""
+def close_up(image: NDArray[np.uint8], box: Sequence[float]) -> Image.Image:
+    """A square around a box, which is framed; grey where the image ends.
+
+    Args:
+        image: RGB, uint8 [h, w, 3].
+        box: xyxy in pixels of the image.
+    """
     x0, y0, x1, y1 = box
     side = max(1.0, _SURROUNDINGS * max(x1 - x0, y1 - y0))
     left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
@@ -224,27 +237,11 @@ def _updated_index(
     options: argparse.Namespace,
 ) -> tuple["PatchIndex", list[str]]:
     """The index of the folder, and the files that cannot be read."""
-    from owlkit.patch_index import update_patch_index
-
-    def encode(
-        images: list[NDArray[np.uint8]],
-    ) -> list[tuple["PatchArrays", NDArray[np.float32]]]:
-        return [
-            (predictor.patches(scene), scene.boxes) for scene in predictor.encode(tuple(images))
-        ]
-
-    with tqdm(disable=None, unit="image", desc="index") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        index, changes = update_patch_index(
+    with progress_bar("index", "image") as show:
+        index, changes = update_index(
             index_folder,
+            predictor,
             {path.relative_to(options.folder).as_posix(): path for path in sources},
-            encode,
-            identity=f"{predictor.backend.identity} {predictor.backend.precision}",
-            batch_size=options.batch_size,
             patches_per_image=options.patches_per_image,
             show=show,
         )
@@ -257,16 +254,81 @@ def _updated_index(
     return index, list(changes.unreadable)
 
 
-def _search(
-    index: "PatchIndex", predictor: "Predictor", queries: QuerySet, options: argparse.Namespace
+def update_index(
+    folder: Path,
+    predictor: "Predictor",
+    images: Mapping[str, Path],
+    *,
+    patches_per_image: int | None = None,
+    stamp: Callable[[Path], Stamp | None] = file_stamp,
+    show: Show = lambda done, total: None,
+) -> tuple["PatchIndex", "PatchIndexChanges"]:
+    """Makes an index of the patches that a predictor sees in images, or brings it up to date.
+
+    Args:
+        folder: Of the index.
+        predictor: Encodes what is new, in batches of its size.
+        images: Files by their names in the index.
+        patches_per_image: See :func:`owlkit.patch_index.update_patch_index`.
+        stamp: Also described there.
+        show: Called with the number of images done, and of those to do.
+
+    Raises:
+        DatasetError: If the index is damaged or of another model or other images.
+        ConfigError: If the folder cannot be made.
+        QueryError: If patches are to be chosen, and the model does not predict objectness.
+    """
+    from owlkit.patch_index import update_patch_index
+
+    def encode(
+        images: list[NDArray[np.uint8]],
+    ) -> list[tuple["PatchArrays", NDArray[np.float32]]]:
+        return [
+            (predictor.patches(scene), scene.boxes) for scene in predictor.encode(tuple(images))
+        ]
+
+    return update_patch_index(
+        folder,
+        images,
+        encode,
+        identity=f"{predictor.backend.identity} {predictor.backend.precision}",
+        batch_size=predictor.batch_size,
+        patches_per_image=patches_per_image,
+        stamp=stamp,
+        show=show,
+    )
+
+
+def search_index(
+    index: "PatchIndex",
+    predictor: "Predictor",
+    queries: QuerySet,
+    *,
+    top: int,
+    per_image: int,
+    threshold: float | None = None,
 ) -> list["PatchHit"]:
-    backend = predictor.backend
+    """The patches of an index that answer a query set best, by the scores of its model.
+
+    Args:
+        index: Made with the same model.
+        predictor: The model; encodes queries that it does not know yet.
+        queries: None is part of another.
+        top: At most so many hits.
+        per_image: At most so many of one image.
+        threshold: Scores must be above this; None sets no limit.
+
+    Raises:
+        QueryError: If an image of an example is not there, or an option cannot be used.
+        DatasetError: If the index holds NaN.
+    """
+    identity, calibration = predictor.backend.identity, predictor.backend.calibration
     return index.search(
-        queries.compiled(queries.table(backend.identity)),
-        top=options.top,
-        per_image=options.per_image,
-        threshold=options.threshold,
-        calibrations=[one.calibration or backend.calibration for one in queries.classes],
+        queries.compiled(predictor.embed(queries).table(identity)),
+        top=top,
+        per_image=per_image,
+        threshold=threshold,
+        calibrations=[one.calibration or calibration for one in queries.classes],
     )
 
 

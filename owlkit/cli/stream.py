@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
-from tqdm import tqdm
 
 from owlkit.cli.files import picture_names
+from owlkit.cli.progress import Show
 from owlkit.detections import Detections
 from owlkit.errors import ImageError
 from owlkit.tracking import Tracker
@@ -33,12 +33,14 @@ class StreamOptions:
         max_frames: Most frames to look at; None for all.
         batch_size: Frames that are detected in together; of live sources it is always one.
         tracker: Makes the tracker of one video from its frame rate; None for no tracking.
+        max_pixels: Most pixels of a frame; None for what the decoder takes.
     """
 
     every: int = 1
     max_frames: int | None = None
     batch_size: int = 1
     tracker: Callable[[float], Tracker] | None = None
+    max_pixels: int | None = None
 
 
 def find_videos(words: Iterable[str], out: Path) -> list[str]:
@@ -81,6 +83,7 @@ def detect_in_video(
     detect: DetectFrames,
     draw: Draw,
     options: StreamOptions,
+    show: Show = lambda done, total: None,
 ) -> str:
     """Detects in a video; writes an annotated one and, line by line, what was found.
 
@@ -96,6 +99,7 @@ def detect_in_video(
         detect: Finds the queries in frames.
         draw: Draws what was found in one.
         options: Which frames, and whether to track.
+        show: Called with the number of frames done, and about how many there are to look at.
 
     Returns:
         What was found, in words.
@@ -108,16 +112,14 @@ def detect_in_video(
     annotated, lines = targets
     summary = _Summary()
     stop: ImageError | KeyboardInterrupt | None = None
-    with Video(source) as video:
+    with Video(source, max_pixels=options.max_pixels) as video:
         rate = video.frame_rate / options.every
         tracker = None if options.tracker is None else options.tracker(float(rate))
         frames = video.frames(every=options.every, max_frames=options.max_frames)
         size = 1 if video.live else options.batch_size
-        with (
-            _lines(lines) as file,
-            VideoWriter(annotated, rate) as writer,
-            _progress(video, options) as bar,
-        ):
+        total = frames_to_look_at(video, options)
+        show(0, total)
+        with _lines(lines) as file, VideoWriter(annotated, rate) as writer:
             try:
                 for frame, found in _answers(frames, detect, size):
                     detections = found if tracker is None else tracker.update(found)
@@ -126,7 +128,7 @@ def detect_in_video(
                     # Whoever follows the file sees each frame at once.
                     file.flush()
                     summary.add(detections)
-                    bar.update()
+                    show(summary.frames, total)
             except (ImageError, KeyboardInterrupt) as error:
                 # Raised again when the files are complete.
                 stop = error
@@ -199,15 +201,8 @@ def _lines(path: Path) -> Iterator[IO[str]]:
             path.unlink()
 
 
-def _progress(video: Video, options: StreamOptions) -> Any:
-    """A bar on a terminal's error output, and nothing elsewhere."""
+def frames_to_look_at(video: Video, options: StreamOptions) -> int | None:
+    """About how many frames that will be; None if it is not known."""
     known = video.frame_count
     total = None if known is None else -(-known // options.every)
-    limits = [limit for limit in (total, options.max_frames) if limit is not None]
-    return tqdm(
-        total=min(limits, default=None),
-        desc=Path(video.name).name,
-        unit="frame",
-        disable=None,
-        leave=False,
-    )
+    return min((most for most in (total, options.max_frames) if most is not None), default=None)

@@ -1,4 +1,4 @@
-"""CLIP's activation : the same function in fewer passes over memory.
+"""CLIP's activation: the same function in fewer passes over memory.
 
 ``x * sigmoid(1.702 x)`` [0], written out, keeps two tensors for the backward pass and makes five
 there, each as large as the widest activations of a transformer. The function is ``silu(1.702 x) /

@@ -54,6 +54,7 @@ def update_patch_index(
     identity: str,
     batch_size: int = 8,
     patches_per_image: int | None = None,
+    stamp: Callable[[Path], Stamp | None] = file_stamp,
     show: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[PatchIndex, PatchIndexChanges]:
     """Makes an index, or brings a saved one up to date; only what is new or changed is encoded.
@@ -70,6 +71,7 @@ def update_patch_index(
         batch_size: How many images are encoded at a time.
         patches_per_image: Keep the best so many patches of an image, by objectness. None keeps as
             many as the index has, and all in a new one.
+        stamp: Two numbers of a file that change when its image does, None if there is none.
         show: Called with the number of images done, and of those to do.
 
     Returns:
@@ -87,7 +89,7 @@ def update_patch_index(
     shards = read_shards(folder, identity)
     kind = _kind(shards, IndexKind(identity, patches_per_image))
     names = sorted(images)
-    stamps = {name: file_stamp(images[name]) or (-1, -1) for name in names}
+    stamps = {name: stamp(images[name]) or (-1, -1) for name in names}
     current = _current(shards, stamps)
     fresh = [name for name in names if name not in current]
     known = {path for shard in shards for path in shard.paths}

@@ -69,7 +69,9 @@ class Example:
             raise QueryError("the example's image was not kept")
         try:
             if isinstance(self.image, bytes):
-                pixels = decode_image(self.image, "kept image")
+                # A file from a stranger must not decode to more than it says.
+                height, width = self.size
+                pixels = decode_image(self.image, "kept image", max_pixels=height * width)
             else:
                 pixels = load_image(self.image)
             digest = _digest(self.image, pixels, kind=self.digest.partition(":")[0])

@@ -48,6 +48,8 @@ class Video:
     Args:
         source: A file, the number of a camera ("0"), or the address of a video or stream (http,
             rtsp and others).
+        max_pixels: Most pixels of a frame, checked before it is decoded; None for what the decoder
+            takes.
 
     Attributes:
         name: The source, as messages call it.
@@ -60,14 +62,14 @@ class Video:
         MissingDependencyError: If PyAV is not installed.
     """
 
-    def __init__(self, source: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str], *, max_pixels: int | None = None) -> None:
         word = os.fspath(source)
         self.name = f"camera {word}" if is_camera(word) else word
         self.live = is_camera(word) or is_stream(word)
         with _reading(self.name):
-            self._container = open_source(word)
+            self._container = open_source(word, max_pixels=max_pixels)
             try:
-                self._stream = _video_stream(self._container, self.name)
+                self._stream = _video_stream(self._container, self.name, max_pixels)
             except BaseException:
                 self._container.close()
                 raise
@@ -170,12 +172,20 @@ def read_frames(
         yield from video.frames(every=every, max_frames=max_frames)
 
 
-def _video_stream(container: "InputContainer", name: str) -> "VideoStream":
+def _video_stream(container: "InputContainer", name: str, max_pixels: int | None) -> "VideoStream":
     if not container.streams.video:
         raise ImageError(f"{name}: expected a video, found no pictures in the file")
     stream = container.streams.video[0]
     # Threads that each decode a frame lose, without a word, what follows damage near the end.
     stream.thread_type = "SLICE"
+    if max_pixels is not None:
+        # For files that say one size and hold another.
+        stream.codec_context.options = {"max_pixels": str(max_pixels)}
+        if stream.width * stream.height > max_pixels:
+            raise ImageError(
+                f"{name}: expected frames of at most {max_pixels} pixels, found "
+                f"{stream.width}x{stream.height}"
+            )
     return stream
 
 

@@ -19,6 +19,8 @@ VIDEO_SUFFIXES = frozenset(
 STREAM_TIMEOUT = 20.0
 """Seconds that a server may stay silent."""
 
+# FFmpeg's names of the formats that these files have, and of pictures one behind another.
+_CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,h264,hevc,gif"
 _STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp")
 # How FFmpeg names the camera of a number on each system.
 _CAMERAS = {
@@ -50,15 +52,21 @@ def is_stream(source: str) -> bool:
     return bool(separator) and scheme.lower() in _STREAM_SCHEMES
 
 
-def open_source(source: str) -> "InputContainer":
+def open_source(source: str, *, max_pixels: int | None = None) -> "InputContainer":
     """Opens a file, the camera of a number, or an address; raises errors of PyAV.
+
+    Args:
+        source: See :class:`owlkit.video.Video`.
+        max_pixels: Most pixels of a frame that is decoded to learn its form.
 
     Raises:
         ImageError: If there is no such file, or no way to a camera.
     """
     av = import_av()
     # Titles and other texts in a file may be in any encoding, and are not used.
-    options: dict[str, Any] = {"metadata_errors": "replace"}
+    options: dict[str, Any] = {"metadata_errors": "replace", "options": {}}
+    if max_pixels is not None:
+        options["options"]["max_pixels"] = str(max_pixels)
     if is_camera(source):
         if sys.platform not in _CAMERAS:
             raise ImageError(f"camera {source}: expected Linux, macOS or Windows")
@@ -67,8 +75,9 @@ def open_source(source: str) -> "InputContainer":
     elif "://" in source:
         options["timeout"] = STREAM_TIMEOUT
     else:
-        # A file may be a playlist in disguise; it may not make us ask servers.
-        options["options"] = {"protocol_whitelist": "file"}
+        # A file may be a playlist in disguise; it may make us ask no server, and read no other
+        # file.
+        options["options"].update(protocol_whitelist="file", format_whitelist=_CONTAINERS)
         if not os.path.isfile(source):
             raise ImageError(f"{source}: expected a video, found no such file")
     container: InputContainer = av.open(source, **options)

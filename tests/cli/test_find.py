@@ -167,9 +167,9 @@ def test_a_close_up_keeps_the_box_in_its_middle(tmp_path: Path) -> None:
     image[20:40, 150:190] = 0, 255, 0
     Image.fromarray(image).save(tmp_path / "a.png")
     for box in ((150, 20, 190, 40), (0, 0, 0.01, 60), (-3, 10, 300, 50)):
-        shown = find._close_up(load_image(tmp_path / "a.png"), box)
+        shown = find.close_up(load_image(tmp_path / "a.png"), box)
         assert shown.size == (find._CELL, find._CELL)
-    shown = find._close_up(image, (150, 20, 190, 40))
+    shown = find.close_up(image, (150, 20, 190, 40))
     rows, columns = np.nonzero((np.asarray(shown) == find._FRAME).all(axis=2))
     side = find._CELL / find._SURROUNDINGS
     assert np.ptp(columns) == pytest.approx(side, abs=1.5)

@@ -262,14 +262,22 @@ def test_hostile_embeddings(tmp_path: Path, array: Any) -> None:
         QuerySet.load(tmp_path / "y")
 
 
-@pytest.mark.parametrize("size", [[20, 60], [2**70, 60]])
-def test_a_size_that_is_not_the_images(tmp_path: Path, size: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        ([60, 40], "found another one"),
+        ([2**70, 60], "found another one"),
+        # A small file that would decode to much more than it says is not decoded at all.
+        ([20, 60], "expected at most 1200 pixels"),
+    ],
+)
+def test_a_size_that_is_not_the_images(tmp_path: Path, size: list[int], found: str) -> None:
     full_set(tmp_path).save(tmp_path / "x.queries")
     content, arrays = queries_file._read(tmp_path / "x.queries")
     content["classes"][3]["examples"][0]["size"] = size
     content["models"] = []
     _write(tmp_path / "y", content, arrays)
-    with pytest.raises(QueryError, match="found another one"):
+    with pytest.raises(QueryError, match=found):
         QuerySet.load(tmp_path / "y")["mug"].examples[0].pixels()
 
 

@@ -148,6 +148,34 @@ def test_what_is_no_video(tmp_path: Path, data: bytes | None) -> None:
         next(read_frames(path))
 
 
+def test_a_playlist_shows_no_other_file(tmp_path: Path) -> None:
+    private, path = save_video(tmp_path / "private.ts"), tmp_path / "a.m3u8"
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{private}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(ImageError, match="expected a video"):
+        next(read_frames(path))
+
+
+def test_frames_that_are_too_large(tmp_path: Path) -> None:
+    small = save_video(tmp_path / "small.h264")
+    with pytest.raises(ImageError, match=r"at most 19199 pixels, found 160x120"):
+        Video(small, max_pixels=160 * 120 - 1)
+    # A raw stream may go on with larger frames than it began with.
+    large = tmp_path / "large.h264"
+    with VideoWriter(tmp_path / "large.mp4") as writer:
+        writer.write(picture(size=(240, 320)))
+    with av.open(str(tmp_path / "large.mp4")) as source, av.open(str(large), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    both = tmp_path / "both.h264"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    with Video(both, max_pixels=160 * 120) as video, pytest.raises(ImageError, match="both"):
+        list(video.frames())
+    assert [frame.image.shape for frame in read_frames(both)][-1] == (240, 320, 3)
+
+
 def test_a_sound_file_has_no_frames(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
