@@ -1,7 +1,7 @@
 """Photographs the demo for the documentation: `python tools/make_screenshots.py MODEL OUT`.
 
-MODEL is the quickstart's export (``runs/quickstart/onnx``); what is found are scenes like those that it
-has learned from, drawn larger. Needs Playwright and a Chromium.
+MODEL is the quickstart's export (``runs/quickstart/onnx``). The pictures are scenes like those that
+it has learned from, drawn larger. Needs Playwright and a Chromium.
 """
 
 import argparse
@@ -58,9 +58,7 @@ def draw_pictures(folder: Path) -> list[Picture]:
     """The scenes, each with its words in a file beside it."""
     easy = TIERS["easy"]
     radius = (ENLARGED * easy.radius[0], ENLARGED * easy.radius[1])
-    tier = replace(
-        easy, size=ENLARGED * easy.size, radius=radius, objects=(3, 3), noise=(0, 0)
-    )
+    tier = replace(easy, size=ENLARGED * easy.size, radius=radius, objects=(3, 3), noise=(0, 0))
     folder.mkdir()
     pictures = []
     for index in SCENES:

@@ -331,10 +331,11 @@ class QuerySet:
             QueryError: If there is no class, or one has neither text nor example.
         """
         # Predictors of several models, in threads of their own, may share a query set.
-        compiled = self._compiled
-        if id(table) not in compiled:
-            compiled[id(table)] = table, compile_queries(self, table)
-        return compiled[id(table)][1]
+        kept = self._compiled.get(id(table))
+        # In a deep copy the tables are others than their ids say.
+        if kept is None or kept[0] is not table:
+            kept = self._compiled[id(table)] = table, compile_queries(self, table)
+        return kept[1]
 
     def save(
         self, path: str | Path, *, images: Literal["memory", "all", "none"] = "memory"
