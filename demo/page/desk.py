@@ -102,16 +102,21 @@ class Desk:
             asked.queries,
             threshold=threshold,
             nms_iou=nms_iou,
-            top_k=min(int(boxes), self._most(asked)),
+            top_k=min(int(boxes), self.most(asked.queries, len(asked.pictures))),
         )
         return Answer(tuple(found), encoded - start, time.perf_counter() - encoded)
 
-    def _most(self, asked: Asked) -> int:
-        """How many boxes a look may find: parts cost a look at each box that may have them."""
-        levels = _levels(asked.queries)
+    def most(self, queries: QuerySet, pictures: int) -> int:
+        """How many boxes a look may find: parts cost a look at each box that may have them.
+
+        Args:
+            queries: What is looked for.
+            pictures: In so many.
+        """
+        levels = _levels(queries)
         if not levels:
             return self.limits.boxes
-        looks = self.limits.looks / len(asked.pictures)
+        looks = self.limits.looks / pictures
         return min(self.limits.boxes, max(1, int(looks ** (1 / levels))))
 
     def _check(self, asked: Asked) -> None:

@@ -91,17 +91,18 @@ def build_video_tab(desk: Desk, session: gr.State) -> None:
         if path is None:
             raise ImageError("choose a video first")
         threshold, own, nms_iou, boxes = values
+        queries = wanted(kept, words, desk.limits)
         start = time.perf_counter()
         found = detect_in_clip(
             desk,
             path,
-            wanted(kept, words, desk.limits),
+            queries,
             every=int(every),
             track=tracks and bool(track),
             show=lambda done, total: progress((done, total), desc="Looking", unit="frames"),
             threshold=None if own else threshold,
             nms_iou=nms_iou,
-            top_k=min(int(boxes), desk.limits.boxes),
+            top_k=min(int(boxes), desk.most(queries, desk.limits.pictures)),
         )
         rows = [list(row if tracks else row[:-1]) for row in found.counts]
         seconds = time.perf_counter() - start

@@ -172,7 +172,10 @@ def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, app: App) -> Iterator[Any]:
-    """The page of a new visitor."""
+def page(browser: Any, app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The page of a new visitor; the model has seen no picture yet."""
+    from page.recent import Recent
+
+    monkeypatch.setattr(app.desk, "_scenes", Recent(64))
     with visit(browser, app.url) as page:
         yield page

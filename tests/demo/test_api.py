@@ -20,7 +20,9 @@ OTHER_BOX = [10.5, 100.25, 90.0, 230.0]
 @pytest.fixture(scope="module")
 def client(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A program that uses the demo."""
-    client = Client(app.url, verbose=False, download_files=tmp_path_factory.mktemp("client"))
+    folder = tmp_path_factory.mktemp("client")
+    # Or each request would read all certificates.
+    client = Client(app.url, verbose=False, download_files=folder, ssl_verify=False)
     yield client
     client.close()
 
@@ -52,6 +54,10 @@ def as_json(found: Detections) -> dict[str, Any]:
             for row, box in enumerate(found.boxes)
         ],
     }
+
+
+def file_data(path: str) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 def files(paths: list[Path]) -> list[Any]:
@@ -150,6 +156,8 @@ def test_own_thresholds(
         ({"nms_iou": "half"}, "nms_iou: Input should be a valid number"),
         ({"boxes": 0}, "boxes: Input should be greater than or equal to 1"),
         ({"picture": "/etc/hostname"}, "picture: Input should be"),
+        ({"picture": {"path": "/etc/hostname"}}, "expected uploaded files alone"),
+        ({"words": file_data("https://example.com/a.jpg")}, "expected uploaded files alone"),
     ],
 )
 def test_faults_are_messages(

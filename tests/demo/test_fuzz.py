@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.demo.conftest import DEMO
+from tests.demo.driving import ask
 from tests.demo.served import Served, serve
 
 BLOCKS = 12
@@ -166,7 +167,7 @@ def hostile_paths(served: Served, trap: str) -> list[str]:
         f"file://{canary}",
         f"{canary}\0.jpg",
         "/proc/self/environ",
-        str(DEMO / "app.py"),
+        __file__,
         str(inside),
         "",
         "C:\\Windows\\win.ini",
@@ -393,3 +394,12 @@ def test_hostile_requests(
 def _shuffled(chance: random.Random) -> Iterator[Callable[..., None]]:
     while True:
         yield chance.choice(ATTACKS)
+
+
+def test_messages_are_no_markup(page: Any) -> None:
+    """They repeat what was typed, or what a stranger's file says."""
+    markup = "<img src=x onerror=alert(1)>"
+    ask(page, f"{markup} [[")
+    toast = page.get_by_test_id("toast-text").first
+    toast.get_by_text(markup).wait_for()
+    assert toast.locator("img").count() == 0

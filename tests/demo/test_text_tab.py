@@ -164,7 +164,7 @@ def test_a_class_keeps_its_colour(page: Any, photo: Path) -> None:
     picker.locator("[style*='rgb(30, 144, 255)']").first.wait_for()
 
 
-def test_pictures_can_be_pasted_and_taken(browser: Any, app: Any) -> None:
+def test_pictures_can_be_pasted(browser: Any, app: Any) -> None:
     with visit(browser, app.url, permissions=["clipboard-read", "clipboard-write"]) as page:
         picture = page.locator("#text-picture")
         assert picture.get_by_role("button", name="Capture from camera").is_visible()
