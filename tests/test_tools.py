@@ -74,6 +74,7 @@ def commands(
             "pretrain_clip": lambda: runs["runs"] / pair / "best" / "model",
             "train_detector": lambda: runs["runs"] / "detector" / "best" / "model",
             "evaluate_coco": lambda: out / "metrics.json",
+            "export_onnx": lambda: Path(words[3]) / "owlkit.json",
         }
         return made[name]()
 
@@ -98,7 +99,10 @@ def names_of(ran: list[list[str]]) -> list[str]:
     return [Path(words[0]).stem for words in ran]
 
 
-STAGES = ["make_scenes", "train_tokenizer", "pretrain_clip", "train_detector", "evaluate_coco"]
+STAGES = [
+    *("make_scenes", "train_tokenizer", "pretrain_clip", "train_detector"),
+    *("evaluate_coco", "export_onnx"),
+]
 
 
 def test_quickstart_runs_all_stages_once(
@@ -108,6 +112,7 @@ def test_quickstart_runs_all_stages_once(
     assert quickstart.main() == 0
     assert names_of(ran) == STAGES
     assert "model.init_from=runs/quickstart/clip/best" in ran[3]
+    assert ran[5][1:3] == ["runs/quickstart/detector/best", "runs/quickstart/onnx"], "the demo's"
     assert not any("resume=true" in words for words in ran)
     root = Path("runs/quickstart")
     metrics = json.loads((root / "metrics.json").read_text())
@@ -219,8 +224,8 @@ def test_quickstart_compares_seeds(quickstart: ModuleType, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "--seeds", "2"])
     quickstart.main()
     assert names_of(ran) == [*STAGES, *STAGES[2:]], "seeds share scenes and tokenizer"
-    assert "seed=1" in ran[5]
-    assert "runs=runs/quickstart/seed1" in ran[5]
+    assert "seed=1" in ran[6]
+    assert "runs=runs/quickstart/seed1" in ran[6]
     report = Path("runs/quickstart/report.md").read_text()
     assert "| mean | 0.500 |" in report
     assert "| spread (max - min) | 0.000 |" in report
