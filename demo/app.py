@@ -10,7 +10,7 @@ from owlkit.cli.command import Command
 from owlkit.cli.model_options import add_model_arguments, model_options
 from owlkit.errors import ConfigError
 from page.environment import gradio_environment
-from page.memory import share_arenas
+from page.memory import share_memory
 
 SUMMARY = "open a page that finds words and example boxes in pictures and videos"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     if options.pictures and not options.pictures.is_dir():
         raise ConfigError(f"--pictures: expected a folder, found none: {options.pictures}")
     examples = read_examples(options.examples) if options.examples else []
-    share_arenas()
+    share_memory()
     with tempfile.TemporaryDirectory(prefix="owlkit-demo-") as folder:
         # Before gradio is imported: what is uploaded and made lies here, and is gone at the end.
         os.environ.update(gradio_environment(folder))

@@ -230,6 +230,7 @@ def add_endpoints(page: gr.Blocks, desk: Desk) -> None:
         )
         descriptions = _descriptions(function)
         for name, block in zip(descriptions, page.fns[added["id"]].inputs, strict=True):
+            block.label = name
             block.api_info()["additional_description"] = descriptions[name]
 
 

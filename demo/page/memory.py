@@ -3,15 +3,18 @@
 import ctypes
 from contextlib import suppress
 
-_ARENA_MAX = -8  # M_ARENA_MAX in glibc's malloc.h
-_ARENAS = 2
+# Of mallopt in glibc's malloc.h.
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8
+_LARGE = 128 << 10
 
 
-def share_arenas() -> None:
-    """Has all threads take memory from a few arenas; without glibc nothing changes.
+def share_memory() -> None:
+    """Has all threads take memory from one place, and give back at once what held a picture.
 
-    Each thread would take an arena of its own otherwise, up to eight for each core, and keep in it
-    what it once needed for a picture.
+    Otherwise each takes it from an arena of its own, up to eight for each core, and keeps there
+    what it once needed. Without glibc nothing changes.
     """
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_ARENA_MAX, 1)
+        allocator.mallopt(_MMAP_THRESHOLD, _LARGE)

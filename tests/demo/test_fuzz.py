@@ -7,24 +7,22 @@ import random
 import struct
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.demo.conftest import DEMO
 from tests.demo.driving import ask
+from tests.demo.hostile import huge_png
 from tests.demo.served import Served, serve
+from tests.demo.visitor import API, Visitor, file_data
 
 BLOCKS = 12
 IN_BLOCK = 25
 SECRET = "the canary sings"
-API = "/gradio_api"
 
 
 @pytest.fixture(scope="module")
@@ -56,101 +54,11 @@ def trap() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-@dataclass
-class Visitor:
-    """Someone who speaks HTTP; looks at every answer for what must not be in it.
-
-    Attributes:
-        served: The demo.
-        forbidden: What no answer may hold.
-        random: Chooses.
-    """
-
-    served: Served
-    forbidden: tuple[str, ...]
-    random: random.Random
-    http: httpx.Client = field(init=False)
-
-    def __post_init__(self) -> None:
-        # A server that refuses a request unread ends the connection.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.Client(base_url=self.served.url, timeout=300, limits=limits)
-
-    def checked(self, text: str) -> str:
-        found = [one for one in self.forbidden if one in text]
-        assert not found, (found, text[:2000])
-        return text
-
-    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """A request whose answer is read to its end, unless it has none."""
-        with self.http.stream(method, path, **options) as answer:
-            if "heartbeat" in path:
-                next(answer.iter_raw(), None)
-                return answer
-            try:
-                answer.read()
-            except httpx.RemoteProtocolError:
-                # gradio breaks off the events of a session that is not there.
-                assert path.startswith((f"{API}/queue/data", f"{API}/call/"))
-                return answer
-        self.checked(answer.text)
-        return answer
-
-    def post(self, path: str, body: object) -> httpx.Response:
-        # As bytes, because NaN and the like are hostile, too.
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.send(
-            "POST", f"{API}/{path}", content=data, headers={"content-type": "application/json"}
-        )
-
-    def upload(self, name: str, data: bytes) -> str | None:
-        """Where the server keeps the file, if it does."""
-        answer = self.http.post(f"{API}/upload", files={"files": (name, data)})
-        if answer.status_code != 200:
-            self.checked(answer.text)
-            return None
-        [path] = answer.json()
-        assert Path(path).is_relative_to(self.served.temporary)
-        return str(path)
-
-    def call(self, name: str, values: list[Any]) -> str:
-        """The events of an answer of the API."""
-        answer = self.post(f"call/{name}", {"data": values})
-        if answer.status_code != 200:
-            return answer.text
-        return self.send("GET", f"{API}/call/{name}/{answer.json()['event_id']}").text
-
-    def join(self, body: dict[str, Any]) -> str:
-        """The events of an answer to the page."""
-        answer = self.post("queue/join", body)
-        if answer.status_code != 200:
-            return answer.text
-        session = {"session_hash": body["session_hash"]}
-        return self.send("GET", f"{API}/queue/data", params=session).text
-
-
 @pytest.fixture(scope="module")
 def kept(served: Served, data_dir: Path) -> Callable[[Visitor], dict[str, Any]]:
     """A good upload."""
     picture = (data_dir / "samples" / "dog.jpg").read_bytes()
     return lambda visitor: file_data(visitor.upload("dog.jpg", picture))
-
-
-def file_data(path: object, **more: object) -> dict[str, Any]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
-
-
-def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG of any size on paper."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        size, check = struct.pack(">I", len(content)), zlib.crc32(kind + content)
-        return size + kind + content + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
 
 
 def hostile_paths(served: Served, trap: str) -> list[str]:
@@ -310,10 +218,10 @@ def upload_something(visitor: Visitor, good: dict[str, Any], values: list[Any]) 
     data = visitor.random.choice(
         [
             *(b"", noise, images[:2000], images[:200] + noise + images[1200:], b"GIF89a" + noise),
-            png(20_000, 20_000),
-            png(7000, 7000, zlib.compress(b"\0" * (21_001 * 7000), 9)),
-            png(0, 0),
-            png(3, 3, zlib.compress(b"\0" * 50_000_000, 9)),
+            huge_png(),
+            huge_png(7000, 7000),
+            huge_png(1, 50_000),
+            huge_png(0, 0),
             b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
             struct.pack("<Q", 1 << 62) + b"{}",
             struct.pack("<Q", len(header)) + header,
