@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import owlkit
 from benchmarks.comparison import Row, compare
 from benchmarks.floor import tower_work
@@ -35,7 +37,7 @@ def onnx_int8(repeats: int, scratch: Path) -> Iterator[Row]:
 
 
 def predict_onnx(repeats: int, scratch: Path) -> Iterator[Row]:
-    """From the file to the boxes with the float32 graph; peers are transformers and eager torch."""
+    """From file to boxes with the float32 graph, beside transformers and owlkit on torch."""
     case = Case.make(scratch, "owlvit")
     onnx = owlkit.Predictor.from_pretrained(_exported(case))
     eager = owlkit.Predictor.from_pretrained(case.folder, device="cpu")
@@ -44,7 +46,7 @@ def predict_onnx(repeats: int, scratch: Path) -> Iterator[Row]:
     threshold = case.threshold(onnx)
     peers = {
         "predict-onnx": (f"{peer.NAME}, float32", lambda: peer.detect(case.photo, threshold)),
-        "predict-onnx-torch": ("owlkit in eager torch, float32", case.detect(eager, threshold)),
+        "predict-onnx-torch": ("owlkit on torch, float32", case.detect(eager, threshold)),
     }
     for path, (name, theirs) in peers.items():
         yield compare(
@@ -68,13 +70,15 @@ def _exported(case: Case) -> Path:
 def _image_graph(case: Case, exported: Path, path: str, precision: str, repeats: int) -> Row:
     """Image tower and heads alone."""
     graph = owlkit.Predictor.from_pretrained(exported).backend
-    eager = owlkit.Predictor.from_pretrained(case.folder, device="cpu").backend
-    pixels = eager.preprocessing(owlkit.images.load_image(case.photo))[0][None]
+    # Not by a predictor, which would replace torch's products and attention by faster ones.
+    eager = owlkit.OwlDetector.from_pretrained(case.folder).eval()
+    pixels = graph.preprocessing(owlkit.images.load_image(case.photo))[0][None]
+    tensor = torch.from_numpy(pixels)
     return compare(
         lambda: graph.encode_images(pixels),
-        lambda: eager.encode_images(pixels),
+        torch.inference_mode()(lambda: eager.encode_images(tensor)),
         path=path,
-        peer="owlkit in eager torch, float32",
+        peer="the same model in eager torch, float32",
         settings=f"OWL-ViT B/32, 768 px, image tower and heads, {precision}",
         repeats=repeats,
         work=tower_work(case.folder, "float32") if precision == "float32" else None,
