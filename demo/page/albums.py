@@ -18,7 +18,7 @@ from owlkit.patch_index import PatchHit
 from owlkit.queries import QuerySet
 from page.desk import Desk
 from page.limits import Limits
-from page.uploads import PICTURE_TYPES, check_picture, file_name
+from page.uploads import PICTURE_TYPES, file_name, picture_size
 
 _ROOM = 8  # Albums on disk at a time.
 _PATCHES = 300  # Kept of a picture where the model says which are best; one takes 2.5 kB.
@@ -199,7 +199,7 @@ def _check(files: Mapping[str, Path], queries: QuerySet, most: int) -> None:
 
 def _is_picture(path: Path, limits: Limits) -> bool:
     try:
-        check_picture(path, limits)
+        picture_size(path, limits)
     except ImageError:
         return False
     return True

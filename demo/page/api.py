@@ -4,7 +4,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -16,11 +16,11 @@ from pydantic import Field, ValidationError, validate_call
 
 from owlkit.detections import Detections
 from owlkit.errors import QueryError
-from owlkit.queries import Example, QueryClass, QuerySet
+from owlkit.queries import QueryClass, QuerySet
 from owlkit.queries.syntax import parse_words
 from page.desk import Asked, Desk
 from page.messages import speaking
-from page.uploads import checked_queries, read_picture, read_queries
+from page.uploads import checked_queries, kept_examples, read_queries
 
 # Far above the limits, which have messages of their own: so many faults are listed at most.
 _MOST = 1000
@@ -186,11 +186,7 @@ class Endpoints:
     def _examples(self, references: Sequence[Reference]) -> QuerySet:
         queries = QuerySet()
         for one in references:
-            path = one.picture.path
-            read_picture(path, self._desk.limits)  # of the size that is allowed
-            # They hold the file itself, because the upload is soon gone.
-            data = Path(path).read_bytes()
-            found = tuple(replace(box, image=data) for box in Example.read(path, one.boxes))
+            found = tuple(kept_examples(one.picture.path, one.boxes, self._desk.limits))
             kind = "negative_examples" if one.negative else "examples"
             queries = queries.merged(QuerySet([QueryClass(one.name, **{kind: found})]))
         return queries

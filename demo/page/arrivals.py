@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from owlkit.errors import ImageError
 from page.limits import Limits
-from page.uploads import PICTURE_TYPES, QUERY_TYPES, VIDEO_TYPES, check_picture, file_name
+from page.uploads import PICTURE_TYPES, QUERY_TYPES, VIDEO_TYPES, file_name, picture_size
 
 _TYPES = (*PICTURE_TYPES, *QUERY_TYPES, *VIDEO_TYPES)
 
@@ -83,7 +83,7 @@ class Arrivals:
             return f"{file_name(path)}: expected a picture, a video or .queries; found {found}"
         if kind in PICTURE_TYPES:
             try:
-                check_picture(path, self._limits)
+                picture_size(path, self._limits)
             except ImageError as error:
                 return str(error)
         return None

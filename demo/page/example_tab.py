@@ -13,7 +13,7 @@ from page.messages import speaking
 from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_model
 from page.picture import picture_view
 from page.session import Session
-from page.uploads import PICTURE_TYPES, Files, Picture, checked_queries
+from page.uploads import PICTURE_TYPES, Files, checked_queries, picture_input
 
 
 def build_example_tab(desk: Desk, session: gr.State) -> None:
@@ -25,13 +25,7 @@ def build_example_tab(desk: Desk, session: gr.State) -> None:
     """
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            reference = Picture(
-                label="Reference picture",
-                type="filepath",
-                sources=["upload", "webcam", "clipboard"],
-                elem_id="example-reference",
-                height=160,
-            )
+            reference = picture_input("Reference picture", "example-reference", height=160)
             board = drawing_board("example-board")
             name = gr.Textbox(
                 "object",

@@ -1,8 +1,7 @@
 """Example boxes of uploaded pictures, and how they are shown beside what the model took."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import gradio as gr
 import numpy as np
@@ -16,7 +15,7 @@ from page.limits import Limits
 from page.model import Model
 from page.picture import as_picture, frame
 from page.session import Kind, Session
-from page.uploads import read_picture
+from page.uploads import kept_examples, picture_size
 
 _LONGEST_SIDE = 480
 
@@ -49,7 +48,7 @@ class Shown:
 
 
 def read_examples(path: str, boxes: Sequence[Box] | None, limits: Limits) -> list[Example]:
-    """Examples that hold the uploaded file itself, because the upload is soon gone.
+    """Examples of boxes that were drawn on an upload, see :func:`page.uploads.kept_examples`.
 
     Args:
         path: Of the upload.
@@ -60,12 +59,12 @@ def read_examples(path: str, boxes: Sequence[Box] | None, limits: Limits) -> lis
         ImageError: If it cannot be read.
         QueryError: If a box has no area.
     """
-    if boxes is not None and not boxes:
+    if boxes is None:
+        return kept_examples(path, None, limits)
+    if not boxes:
         return []
-    height, width = read_picture(path, limits).shape[:2]
-    pixels = None if boxes is None else np.array(boxes) * [width, height, width, height]
-    data = Path(path).read_bytes()
-    return [replace(one, image=data) for one in Example.read(path, pixels)]
+    width, height = picture_size(path, limits)
+    return kept_examples(path, np.array(boxes) * [width, height, width, height], limits)
 
 
 def shown_examples(model: Model, session: Session) -> list[Shown]:

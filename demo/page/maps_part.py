@@ -12,7 +12,7 @@ from page.messages import speaking
 from page.panel import PRIVATE, on_model
 from page.picture import picture_view
 from page.session import Session
-from page.uploads import Picture
+from page.uploads import picture_input
 from page.wanted import WORDS_INFO, wanted
 
 _MEAN = "Mean of all heads"
@@ -31,13 +31,7 @@ def build_maps(desk: Desk, session: gr.State) -> None:
     shown = gr.State(None, time_to_live=desk.limits.kept_seconds)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            picture = Picture(
-                label="Picture",
-                type="filepath",
-                sources=["upload", "webcam", "clipboard"],
-                elem_id="maps-picture",
-                height=260,
-            )
+            picture = picture_input("Picture", "maps-picture")
             words = gr.Textbox(
                 label="Words",
                 info=WORDS_INFO,

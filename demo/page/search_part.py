@@ -20,7 +20,7 @@ from page.messages import speaking
 from page.panel import PRIVATE, on_model
 from page.picture import as_text
 from page.session import Session
-from page.uploads import PICTURE_TYPES, Files, FolderButton, Picture, file_name, read_picture
+from page.uploads import PICTURE_TYPES, Files, FolderButton, file_name, picture_input, read_picture
 from page.wanted import WORDS_INFO, wanted
 
 _FILES = "Pictures to search"
@@ -65,13 +65,7 @@ def build_search(desk: Desk, session: gr.State, folder: Path | None) -> None:
                 max_lines=4,
             )
             with gr.Accordion("Or show what to look for", open=False):
-                picture = Picture(
-                    label="Picture that shows it",
-                    type="filepath",
-                    sources=["upload", "webcam", "clipboard"],
-                    elem_id="search-picture",
-                    height=160,
-                )
+                picture = picture_input("Picture that shows it", "search-picture", height=160)
                 board = drawing_board("search-board")
             most = gr.Slider(1, _MOST, 24, step=1, label="Most places", elem_id="search-most")
             find = gr.Button("Search", variant="primary", elem_id="search-find")

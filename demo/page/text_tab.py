@@ -17,7 +17,7 @@ from page.desk import Asked, Desk
 from page.messages import speaking
 from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_model
 from page.session import Session
-from page.uploads import Picture, checked_queries
+from page.uploads import checked_queries, picture_input
 
 _SETTLE = "() => new Promise((done) => setTimeout(done, 50))"
 
@@ -32,13 +32,7 @@ def build_text_tab(desk: Desk, session: gr.State, examples: Sequence[tuple[str, 
     """
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            picture = Picture(
-                label="Picture",
-                type="filepath",
-                sources=["upload", "webcam", "clipboard"],
-                elem_id="text-picture",
-                height=260,
-            )
+            picture = picture_input("Picture", "text-picture")
             words = gr.Textbox(
                 label="Look for",
                 info="Names separated by commas; parts in brackets: face [nose, eye]",

@@ -6,12 +6,13 @@ in the file.
 
 import os
 from abc import ABCMeta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from owlkit.errors import ImageError, QueryError
 from owlkit.images import decode_image, describe_source, read_image_size
@@ -59,6 +60,18 @@ class Picture(_OneUpload, gr.Image, metaclass=WithoutStub):
     def get_block_name(self) -> str:
         """What the page draws it with."""
         return "image"
+
+
+def picture_input(label: str, elem_id: str, *, height: int = 260) -> Picture:
+    """A control that takes a picture from a file, a camera or the clipboard.
+
+    Args:
+        label: What it is called on the page.
+        elem_id: In the page.
+        height: In pixels.
+    """
+    sources = ["upload", "webcam", "clipboard"]
+    return Picture(label=label, type="filepath", sources=sources, elem_id=elem_id, height=height)
 
 
 class Clip(_OneUpload, gr.Video, metaclass=WithoutStub):
@@ -119,8 +132,8 @@ def read_picture(path: str | Path, limits: Limits) -> NDArray[np.uint8]:
     return decode_image(_read(path, limits, ImageError), file_name(path), max_pixels=limits.pixels)
 
 
-def check_picture(path: str | Path, limits: Limits) -> None:
-    """Looks at the header of an uploaded picture.
+def picture_size(path: str | Path, limits: Limits) -> tuple[int, int]:
+    """Width and height in the header of an uploaded picture.
 
     Raises:
         ImageError: If it has none, or states too many pixels.
@@ -134,6 +147,24 @@ def check_picture(path: str | Path, limits: Limits) -> None:
             f"{file_name(path)}: expected at most {limits.pixels} pixels; "
             f"found {width}x{height} = {width * height}"
         )
+    return width, height
+
+
+def kept_examples(path: str | Path, boxes: ArrayLike | None, limits: Limits) -> list[Example]:
+    """Examples that hold the uploaded file itself, because the upload is soon gone.
+
+    Args:
+        path: Of the upload.
+        boxes: xyxy in pixels of the picture; None for what stands out most.
+        limits: For reading it.
+
+    Raises:
+        ImageError: If it cannot be read.
+        QueryError: If a box has no area.
+    """
+    picture_size(path, limits)
+    data = _read(path, limits, ImageError)
+    return [replace(one, image=data) for one in Example.read(path, boxes)]
 
 
 def read_queries(path: str | Path, limits: Limits) -> QuerySet:

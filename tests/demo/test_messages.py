@@ -55,14 +55,14 @@ def test_what_is_missing_is_asked_for(page: Any, data_dir: Path) -> None:
 
 def test_a_huge_picture_is_never_decoded(app: Any) -> None:
     from page.limits import Limits
-    from page.uploads import check_picture, read_picture
+    from page.uploads import picture_size, read_picture
 
     path = app.temporary / "huge.png"
     path.write_bytes(huge_png())
     before = _kilobytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     try:
-        for read in (check_picture, read_picture):
+        for read in (picture_size, read_picture):
             with pytest.raises(
                 ImageError, match=r"^huge\.png: expected an image of reasonable size"
             ):
