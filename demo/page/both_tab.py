@@ -15,7 +15,7 @@ from owlkit.queries.syntax import parse_words
 from page.colour import read_colour, shown_colour
 from page.desk import Asked, Desk
 from page.messages import speaking
-from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_model, save_button
+from page.panel import LATEST, PRIVATE, AnswerPanel, Settings, asking, on_question, save_button
 from page.session import Session
 from page.uploads import PICTURE_TYPES, QUERY_TYPES, Files, checked_queries, read_queries
 
@@ -56,12 +56,12 @@ def build_both_tab(desk: Desk, session: gr.State) -> None:
     def ask(kept: Session, paths: list[str] | None) -> tuple[Session, Asked]:
         return kept, Asked(tuple(paths or ()), _embedded(desk, kept))
 
-    session.change(_table, session, table, show_progress="hidden", **PRIVATE)
+    session.change(_table, session, table, show_progress="hidden", **LATEST)
     answered = find.click(
         asking(panel, ask),
         [session, pictures, *settings.inputs],
         [session, *panel.outputs],
-        **on_model(desk),
+        **on_question(desk),
     )
     panel.come_into_view(answered)
 
@@ -94,8 +94,14 @@ def _build_changes(desk: Desk, session: gr.State) -> None:
         add = gr.Button("Add words", size="sm", elem_id="both-add")
 
     fields = [name, threshold, colour]
-    session.change(_fields, [session, name], fields, show_progress="hidden", **PRIVATE)
-    name.input(_fields, [session, name], fields, show_progress="hidden", **PRIVATE)
+    gr.on(
+        [session.change, name.input],
+        _fields,
+        [session, name],
+        fields,
+        show_progress="hidden",
+        **LATEST,
+    )
 
     @speaking
     def changed(kept: Session, name: Any, threshold: Any, colour: Any) -> Session:

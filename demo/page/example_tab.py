@@ -10,7 +10,7 @@ from page.desk import Asked, Desk
 from page.drawing import board_with, board_without_boxes, drawing_board, read_board
 from page.examples import examples_view, read_examples, shown_examples
 from page.messages import speaking
-from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_model
+from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_model, on_question
 from page.picture import picture_view
 from page.session import Session
 from page.uploads import PICTURE_TYPES, Files, checked_queries, picture_input
@@ -112,7 +112,7 @@ def _build_list(desk: Desk, session: gr.State) -> None:
         return [view, gr.Dropdown(titles, value=len(found) or None), kept.kept]
 
     session.change(
-        show, [session, shown], [view, chosen, shown], show_progress="hidden", **on_model(desk)
+        show, [session, shown], [view, chosen, shown], show_progress="hidden", **on_question(desk)
     )
 
     @speaking

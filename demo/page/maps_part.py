@@ -9,7 +9,7 @@ from owlkit.errors import ImageError
 from page.desk import Desk
 from page.maps import Maps
 from page.messages import speaking
-from page.panel import PRIVATE, on_model
+from page.panel import LATEST, on_question
 from page.picture import picture_view
 from page.session import Session
 from page.uploads import picture_input
@@ -50,6 +50,14 @@ def build_maps(desk: Desk, session: gr.State) -> None:
             view = picture_view(_NOTHING, label="Maps", elem_id="maps-view")
 
     @speaking
+    def show_again(draw: Any, smooth: bool) -> Any:
+        return gr.skip() if draw is None else _view(draw(smooth=bool(smooth)))
+
+    again = smooth.input(show_again, [shown, smooth], view, show_progress="hidden", **LATEST)
+    # The old maps, drawn again, must not come after the new ones.
+    question = {**on_question(desk), "cancels": [again]}
+
+    @speaking
     def show_fit(kept: Session, path: str | None, text: str | None, smooth: bool) -> list[Any]:
         draw = partial(maps.of_words, _picture(path), wanted(kept, text, desk.limits))
         return [draw, _view(draw(smooth=bool(smooth)))]
@@ -59,7 +67,7 @@ def build_maps(desk: Desk, session: gr.State) -> None:
         show_fit,
         [session, picture, words, smooth],
         [shown, view],
-        **on_model(desk),
+        **question,
     )
 
     @speaking
@@ -70,14 +78,13 @@ def build_maps(desk: Desk, session: gr.State) -> None:
         draw = partial(maps.of_attention, path, head=which - 1 if which else None)
         return [draw, _view(draw(smooth=bool(smooth))), gr.Dropdown(heads, value=heads[which])]
 
-    look.click(show_look, [picture, head, smooth], [shown, view, head], **on_model(desk))
-    head.input(show_look, [picture, head, smooth], [shown, view, head], **on_model(desk))
-
-    @speaking
-    def show_again(draw: Any, smooth: bool) -> Any:
-        return gr.skip() if draw is None else _view(draw(smooth=bool(smooth)))
-
-    smooth.input(show_again, [shown, smooth], view, show_progress="hidden", **PRIVATE)
+    gr.on(
+        [look.click, head.input],
+        show_look,
+        [picture, head, smooth],
+        [shown, view, head],
+        **question,
+    )
 
 
 def _picture(path: str | None) -> str:

@@ -18,6 +18,13 @@ from page.uploads import read_picture
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """Of listeners that are no part of the API."""
 
+LATEST: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
+"""Of private listeners that change nothing but what is shown.
+
+What is pressed again before it has finished is done next (gradio does not hear it otherwise), so
+what a visitor asked last is always answered.
+"""
+
 _HEADERS = ["picture", "name", "score", "x0", "y0", "x1", "y1"]
 # Of what the button has made; gradio's own DownloadButton must know its file before it is pressed.
 _SAVE = """(file) => {
@@ -34,6 +41,11 @@ _SCROLL = """() => {
 def on_model(desk: Desk) -> dict[str, Any]:
     """Of private listeners that use the model: only so many run at a time."""
     return {**PRIVATE, "concurrency_id": "model", "concurrency_limit": desk.limits.workers}
+
+
+def on_question(desk: Desk) -> dict[str, Any]:
+    """Of :data:`LATEST` listeners that use the model."""
+    return {**on_model(desk), **LATEST}
 
 
 class Settings:
@@ -100,8 +112,7 @@ class AnswerPanel:
                 [self.asked, *settings.inputs],
                 self.outputs,
                 show_progress="hidden",
-                trigger_mode="always_last",
-                **on_model(desk),
+                **on_question(desk),
             )
 
     def come_into_view(self, answered: Dependency) -> None:

@@ -17,7 +17,7 @@ from page.examples import read_examples
 from page.hits import as_hits, chosen_hit, hits_view
 from page.limits import Limits
 from page.messages import speaking
-from page.panel import PRIVATE, on_model
+from page.panel import PRIVATE, on_model, on_question
 from page.picture import as_text
 from page.session import Session
 from page.uploads import PICTURE_TYPES, Files, FolderButton, file_name, picture_input, read_picture
@@ -83,7 +83,7 @@ def build_search(desk: Desk, session: gr.State, folder: Path | None) -> None:
         search.find,
         [album, session, files, words, picture, board, most],
         answer,
-        **on_model(desk),
+        **on_question(desk),
     )
     view.select(search.find_more, [found, most], answer[1:], **on_model(desk))
 

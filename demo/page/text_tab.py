@@ -15,7 +15,7 @@ from owlkit.queries.syntax import parse_words
 from page.colour import read_colour, shown_colour
 from page.desk import Asked, Desk
 from page.messages import speaking
-from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_model
+from page.panel import PRIVATE, AnswerPanel, Settings, asking, on_question
 from page.session import Session
 from page.uploads import checked_queries, picture_input
 
@@ -63,7 +63,7 @@ def build_text_tab(desk: Desk, session: gr.State, examples: Sequence[tuple[str, 
         "fn": asking(panel, ask),
         "inputs": [session, picture, words, templates, *settings.inputs],
         "outputs": [session, *panel.outputs],
-        **on_model(desk),
+        **on_question(desk),
     }
     asked = [gr.on([find.click, words.submit], **question)]
     if tried:
@@ -77,9 +77,9 @@ def build_text_tab(desk: Desk, session: gr.State, examples: Sequence[tuple[str, 
         "inputs": [session, panel.asked, name, colour, *settings.inputs],
         "outputs": [session, *panel.outputs],
         "show_progress": "hidden",
-        **on_model(desk),
+        **on_question(desk),
     }
-    gr.on([colour.input, colour.blur], trigger_mode="always_last", **painting)
+    gr.on([colour.input, colour.blur], **painting)
     # What was typed becomes the value only after Enter is told.
     colour.submit(None, js=_SETTLE, **PRIVATE).then(**painting)
 

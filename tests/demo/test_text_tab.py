@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,27 @@ def test_words_find_boxes_and_sliders_filter_them_without_the_network(
     assert_shown(page, everything[:0])
     assert "0 boxes encode kept" in page.locator("#text-summary").inner_text()
     assert app.passes == passes
+
+
+def test_a_question_asked_while_one_is_answered_is_answered_too(
+    page: Any, app: Any, predictor: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = Event(), Event()
+    encode = app.backend.encode_texts
+
+    def slow(texts: Any) -> Any:
+        asked.set()
+        assert go_on.wait(60)
+        return encode(texts)
+
+    monkeypatch.setattr(app.backend, "encode_texts", slow)
+    upload(page, photo)
+    ask(page, "newt")
+    assert asked.wait(60)
+    ask(page, "toad")
+    go_on.set()
+    page.locator("#text-view .owl-box[aria-label^='toad']").first.wait_for(state="attached")
+    assert_shown(page, expected(predictor, photo, "toad"))
 
 
 @pytest.mark.filterwarnings("ignore:.*is cut to the limit")  # the model reads few tokens
