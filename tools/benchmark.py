@@ -21,9 +21,10 @@ import transformers
 
 from benchmarks.comparison import watching
 from benchmarks.machine import describe_machine
-from benchmarks.paths import GROUPS, PATHS, chosen_paths, find_comparison
+from benchmarks.paths import GROUPS, PATHS, TRAINING, chosen_paths, find_comparison
 from benchmarks.profile import profile_tables
 from benchmarks.table import HEADER, Record, write_json, write_markdown
+from owlkit.engine.kept_memory import kept_memory
 
 
 def main() -> int:
@@ -32,6 +33,7 @@ def main() -> int:
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     machine = describe_machine()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{machine}\n\n{HEADER}", flush=True)
     records: list[Record] = []
     profiles: list[str] = []
@@ -44,12 +46,13 @@ def main() -> int:
         watching(add_profile) if options.profile else nullcontext(),
     ):
         for path in chosen_paths(options.paths):
-            for row in find_comparison(path)(options.repeats, Path(scratch)):
-                records.append(asdict(row))
-                if options.json:
-                    write_json(records, options.json)
-                if options.markdown:
-                    write_markdown(machine, records, profiles, options.markdown)
+            with kept_memory(device) if path in TRAINING else nullcontext():
+                for row in find_comparison(path)(options.repeats, Path(scratch)):
+                    records.append(asdict(row))
+                    if options.json:
+                        write_json(records, options.json)
+                    if options.markdown:
+                        write_markdown(machine, records, profiles, options.markdown)
     if profiles:
         print("", *profiles, sep="\n\n")
     if options.plot:

@@ -38,6 +38,7 @@ from owlkit.engine.clipping import make_clipping
 from owlkit.engine.ema import WeightAverage
 from owlkit.engine.gradient_cache import check_accumulation
 from owlkit.engine.group_schedule import GroupSchedule
+from owlkit.engine.kept_memory import kept_memory
 from owlkit.engine.metrics import Meter, Outcome, StepReport, peak_memory_gib, report_step
 from owlkit.engine.parameter_groups import freeze_parts, make_optimizer
 from owlkit.engine.random_state import (
@@ -145,7 +146,7 @@ class Trainer:
             CheckpointError: If there is nothing to resume or it does not fit.
         """
         self._resume() if resume else self._begin()
-        with StopRequest() as stop:
+        with kept_memory(self.accelerator.device), StopRequest() as stop:
             self._evaluate_if_due()  # if the run that resumes was stopped before it did so
             for batch in self._batches():
                 self.rates.set(self.state.step)

@@ -58,6 +58,11 @@ that each needs only its own peers."""
 
 PATHS = {path: where for group in GROUPS.values() for path, where in group.items()}
 
+TRAINING = frozenset(
+    {*GROUPS["train"], *GROUPS["pretrain"], *GROUPS["selfsup"], "curve-tokens", "curve-boxes"}
+)
+"""Paths whose both sides run in memory that the process keeps, as runs of owlkit's trainer do."""
+
 
 def chosen_paths(names: Sequence[str]) -> list[str]:
     """The paths of groups and paths, each once; a name that is both means the group."""

@@ -9,6 +9,7 @@ the host, AdamW as it comes, the teacher weight by weight.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from owlkit.encoders.vision import VisionTower
 from owlkit.engine import CollapseWatch, DistillationTask, create_accelerator
 from owlkit.engine.accelerator import prepare_task
 from owlkit.engine.clipping import make_clipping
+from owlkit.engine.kept_memory import kept_memory
 from owlkit.engine.parameter_groups import make_optimizer
 from owlkit.geometry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from owlkit.losses import DinoLoss
@@ -257,8 +259,9 @@ def _memory_row(settings: str) -> Row:
 
 def _peak_memory(kind: type[OwlkitStep] | type[OriginalStep]) -> float:
     step = kind(make_parts(), make_batch(), precision="float32")
-    for _ in range(MEMORY_STEPS):
-        step()
+    with kept_memory(step.accelerator.device) if isinstance(step, OwlkitStep) else nullcontext():
+        for _ in range(MEMORY_STEPS):
+            step()
     return peak_gib()
 
 
