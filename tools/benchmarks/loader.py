@@ -20,7 +20,6 @@ from owlkit.data.examples import DetectionExamples
 from owlkit.data.loader import PREFETCH, BatchPlan, build_loader
 from owlkit.data.reading import use_one_thread
 from owlkit.geometry import owlvit_preprocessing
-from owlkit.structures import DetectionBatch
 
 SIZE = 768
 BATCH = 8
@@ -49,8 +48,8 @@ def loader(repeats: int, scratch: Path) -> Iterator[Row]:
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
     with multiprocessing.get_context("forkserver").Pool(workers, use_one_thread) as pool:
         for repeat in range(repeats):
-            our, batches = _time_loader(examples, workers, first=repeat * BATCHES)
-            tiles = [picture for batch in batches for picture in _pictures(batch.sources)]
+            our, sources = _time_loader(examples, workers, first=repeat * BATCHES)
+            tiles = [*_pictures(sources)]
             pool.map(_read_and_resize, [tiles[:4]] * workers, chunksize=1)
             for name in peers:
                 to_tiles = name == "loader-tile"
@@ -74,8 +73,11 @@ def _time_reading(pool: Pool, workers: int, pictures: Sequence[Picture]) -> floa
 
 def _time_loader(
     examples: DetectionExamples, workers: int, *, first: int
-) -> tuple[float, list[DetectionBatch]]:
-    """Seconds of some batches, behind those that were made while nobody waited."""
+) -> tuple[float, list[str]]:
+    """Seconds of some batches, behind those that were made while nobody waited; their files.
+
+    Of a batch nothing stays, as in training, so its memory can be that of a later one.
+    """
     warm_up = 2 * PREFETCH * workers
     plan = BatchPlan(
         batch_size=BATCH, total_steps=first + warm_up + BATCHES + warm_up, start_step=first
@@ -83,8 +85,13 @@ def _time_loader(
     batches = iter(build_loader(examples, plan, collate=collate, workers=workers))
     for _ in islice(batches, warm_up):
         pass
-    timed: list[DetectionBatch] = []
-    return seconds(lambda: timed.extend(islice(batches, BATCHES))), timed
+    timed: list[str] = []
+
+    def take() -> None:
+        for batch in islice(batches, BATCHES):
+            timed.extend(batch.sources)
+
+    return seconds(take), timed
 
 
 def _pictures(sources: Sequence[str]) -> Iterator[Picture]:
