@@ -11,6 +11,7 @@ from torch import nn
 from owlkit.encoders.text import TextTower
 from owlkit.errors import ConfigError
 from owlkit.export.graphs import write_graph
+from owlkit.export.separate_attention import separate_attention
 from owlkit.export.wrappers import (
     ATTENTION_OUTPUT,
     AttentionGraph,
@@ -66,13 +67,14 @@ def write_image_graph(detector: OwlDetector, path: Path) -> None:
         ConfigError: If the model cannot be expressed in standard operators.
     """
     module = ImageGraph(detector)
-    write_graph(
-        module,
-        path,
-        inputs={"pixels": torch.zeros(2, 3, *detector.vision.image_size)},
-        outputs=module.outputs,
-        dynamic={"pixels": {0: "batch"}},
-    )
+    with separate_attention(module):
+        write_graph(
+            module,
+            path,
+            inputs={"pixels": torch.zeros(2, 3, *detector.vision.image_size)},
+            outputs=module.outputs,
+            dynamic={"pixels": {0: "batch"}},
+        )
 
 
 @torch.no_grad()

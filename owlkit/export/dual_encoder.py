@@ -36,6 +36,7 @@ from owlkit.export.folder import (
 )
 from owlkit.export.graphs import OPSET, write_graph
 from owlkit.export.parity import Array, GraphRun, Parity, Tolerance, compare
+from owlkit.export.separate_attention import separate_attention
 from owlkit.export.tokenizer import write_tokenizer
 from owlkit.export.wrappers import example_tokens
 from owlkit.images import ImageSource, load_image
@@ -138,13 +139,15 @@ def export_dual_encoder(
 
 
 def _write_image_graph(model: DualEncoder, path: Path) -> None:
-    write_graph(
-        ImageGraph(model),
-        path,
-        inputs={"pixels": torch.zeros(2, 3, *model.vision.image_size)},
-        outputs=[IMAGE_OUTPUT],
-        dynamic={"pixels": {0: "batch"}},
-    )
+    module = ImageGraph(model)
+    with separate_attention(module):
+        write_graph(
+            module,
+            path,
+            inputs={"pixels": torch.zeros(2, 3, *model.vision.image_size)},
+            outputs=[IMAGE_OUTPUT],
+            dynamic={"pixels": {0: "batch"}},
+        )
 
 
 @torch.no_grad()
