@@ -51,7 +51,8 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
 def _draw_panel(axes: Axes, curves: Sequence[Record]) -> None:
     for curve in curves:
         x, seconds = np.array(curve["x"], dtype=float), np.array(curve["seconds"])
-        label = f"{curve['series']}: exponent {curve['exponent']:.2f}".removeprefix(": ")
+        exponent = round(curve["exponent"], 2) + 0.0  # no minus before a zero
+        label = f"{curve['series']}: exponent {exponent:.2f}".removeprefix(": ")
         (drawn,) = axes.plot(x, seconds, marker="o", markersize=4, linewidth=1.6, label=label)
         upper = x[x >= curve["fitted_from"]]
         middle = np.exp(np.log(seconds[-len(upper) :] / upper ** curve["exponent"]).mean())
