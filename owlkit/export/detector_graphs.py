@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from owlkit.encoders.separate_attention import separate_attention
 from owlkit.encoders.text import TextTower
 from owlkit.errors import ConfigError
 from owlkit.export.graphs import write_graph
-from owlkit.export.separate_attention import separate_attention
 from owlkit.export.wrappers import (
     ATTENTION_OUTPUT,
     AttentionGraph,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from owlkit import __version__
 from owlkit.encoders.hub import FORMAT_VERSION, MANIFEST
+from owlkit.encoders.separate_attention import separate_attention
 from owlkit.export.card import model_card
 from owlkit.export.detector import ExportReport
 from owlkit.export.detector_graphs import Size, at_size, chosen_sizes, write_text_graph
@@ -36,7 +37,6 @@ from owlkit.export.folder import (
 )
 from owlkit.export.graphs import OPSET, write_graph
 from owlkit.export.parity import Array, GraphRun, Parity, Tolerance, compare
-from owlkit.export.separate_attention import separate_attention
 from owlkit.export.tokenizer import write_tokenizer
 from owlkit.export.wrappers import example_tokens
 from owlkit.images import ImageSource, load_image

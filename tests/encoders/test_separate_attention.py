@@ -5,7 +5,7 @@ import torch
 from timm.layers.attention import Attention
 from torch import nn
 
-from owlkit.export.separate_attention import SeparateAttention, separate_attention
+from owlkit.encoders.separate_attention import SeparateAttention, separate_attention
 
 
 @pytest.mark.parametrize(
