@@ -1,4 +1,7 @@
-"""Memory that the steps of a run on a CPU hand on to one another."""
+"""Memory that the steps of a run on a CPU hand on to one another.
+
+By mallopt of the GNU C library, https://man7.org/linux/man-pages/man3/mallopt.3.html.
+"""
 
 import ctypes
 import sys
