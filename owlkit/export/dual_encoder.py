@@ -23,10 +23,15 @@ from torch import Tensor, nn
 
 from owlkit import __version__
 from owlkit.encoders.hub import FORMAT_VERSION, MANIFEST
-from owlkit.encoders.separate_attention import separate_attention
 from owlkit.export.card import model_card
 from owlkit.export.detector import ExportReport
-from owlkit.export.detector_graphs import Size, at_size, chosen_sizes, write_text_graph
+from owlkit.export.detector_graphs import (
+    Size,
+    at_size,
+    chosen_sizes,
+    write_pixels_graph,
+    write_text_graph,
+)
 from owlkit.export.detector_parity import BATCHES, QUERIES
 from owlkit.export.folder import (
     TEXT_GRAPH,
@@ -35,7 +40,7 @@ from owlkit.export.folder import (
     image_graph_name,
     write_manifest,
 )
-from owlkit.export.graphs import OPSET, write_graph
+from owlkit.export.graphs import OPSET
 from owlkit.export.parity import Array, GraphRun, Parity, Tolerance, compare
 from owlkit.export.tokenizer import write_tokenizer
 from owlkit.export.wrappers import example_tokens
@@ -128,7 +133,7 @@ def export_dual_encoder(
             parity += _check_text_graph(model, new / TEXT_GRAPH, limits)
         for size, sized in zip(chosen, resized, strict=True):
             path = new / image_graph_name(size, default=chosen[0])
-            _write_image_graph(sized, path)
+            write_pixels_graph(ImageGraph(sized), path, size=size, outputs=[IMAGE_OUTPUT])
             parity += _check_image_graph(model, path, size, limits, photographs)
         parity.check(folder)
         manifest = _manifest(model, new, chosen)
@@ -136,18 +141,6 @@ def export_dual_encoder(
         write_manifest(new, manifest)
         (new / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
     return ExportReport(Path(folder), parity)
-
-
-def _write_image_graph(model: DualEncoder, path: Path) -> None:
-    module = ImageGraph(model)
-    with separate_attention(module):
-        write_graph(
-            module,
-            path,
-            inputs={"pixels": torch.zeros(2, 3, *model.vision.image_size)},
-            outputs=[IMAGE_OUTPUT],
-            dynamic={"pixels": {0: "batch"}},
-        )
 
 
 @torch.no_grad()
